@@ -1,0 +1,160 @@
+"""Frozen results: what an analysis returns, a figure draws and an export file holds.
+
+A result is numpy arrays and plain values, never torch, so a picture can be rebuilt from an exported file
+on a machine without torch. Coordinates are `(y, x)`. `stage` is 1-based. "Input pixels" are pixels of the
+network's input after crop and resize; `Provenance.crop` maps them back to the original photo.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """Everything needed to repeat a result."""
+
+    model: str  # registry name
+    weights: str  # in words: "random, seed 0" or "Imagenette, trained with es2d"
+    weights_sha256: str
+    is_random: bool
+    trained_scan: str | None  # the scan the weights were trained with; None for random weights
+    scan: str  # the scan that ran, as `ScanSpec` text: "es2d:step=2"
+    image: str  # photo id
+    image_sha256: str
+    crop: tuple[int, int, int, int]  # (top, left, height, width) in pixels of the original photo
+    input_size: tuple[int, int]  # (height, width) in input pixels
+    definition: str  # one line: what the numbers are
+    parameters: dict[str, str | int | float | bool | None] = field(default_factory=dict)
+    device: str = ""  # in words: "CPU, AMD EPYC, 2 threads"
+    backend: str = ""  # kernel backend that ran: "cpu", "triton", "reference"
+    versions: dict[str, str] = field(default_factory=dict)
+    seed: int | None = None
+    seconds: float = 0.0  # wall time of the computation, not part of the run key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictionResult:
+    provenance: Provenance
+    classes: tuple[str, ...]  # every class the model knows, in index order
+    probabilities: np.ndarray  # float32 [n_classes], softmax of the logits
+    logits: np.ndarray  # float32 [n_classes]
+    note: str = ""  # in words: "this model knows ten classes; none is in this photo"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScanResult:
+    """The scan path of one stage, taken from the operator the model runs."""
+
+    provenance: Provenance
+    stage: int
+    height: int  # tokens
+    width: int
+    stride: int  # input pixels per token
+    n_blocks: int
+    has_scan: bool
+    note: str  # where has_scan is False: why; else what a reader must know (pads, unusual step, swapped scheme)
+    index: np.ndarray  # int32 [K, L]: token id y*W+x at each step, -1 = pad; [0, 0] without a scan
+    parameter_set: np.ndarray  # int32 [K]
+    merge: str  # "place" | "sum" | ""
+    is_verified: bool  # the order below was read back from the running operator and agrees with the table
+    disagreement: str  # the first difference where it does not
+    metrics: dict[str, float | int]
+    # metrics keys: n_sequences, length, tokens_scanned, n_pads, visits_min, visits_max, mean_reach (0..1, of the
+    # pure scan), max_reach, farthest_steps, mean_jump (Manhattan, tokens), max_jump, n_jumps (steps longer than
+    # the scheme's own spacing)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErfResult:
+    """Effective receptive field: share of gradient mass per input pixel."""
+
+    provenance: Provenance
+    stage: int
+    y: int  # token whose field this is
+    x: int
+    stride: int
+    mass: np.ndarray  # float32 [H, W] input pixels, sums to 1
+    radius_px: np.ndarray  # float32 [R] radii around the token's centre
+    radial_mass: np.ndarray  # float32 [R] mass within each radius
+    n_images: int
+    image_names: tuple[str, ...]
+    metrics: dict[str, float]
+    # metrics keys: area50, area90 (highest-density area / image area), radius50_px, radius90_px, square20, square30,
+    # square50, square99 (RepLKNet's centred-square area ratio on raw mass; nan if not reached), com_y_px, com_x_px,
+    # nonzero (share of pixels with any gradient), level50, level90 (mass level of the contour lines)
+    is_final: bool = True
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockEvidence:
+    """How much of the evidence for the target came through each path of one EVSS block.
+
+    With g the gradient of the target logit at the block's sum: scan = sum g*SE(op), conv = sum g*SE(conv),
+    residual = sum g*x; the three add up to total = sum g*output (error says how exactly).
+    """
+
+    stage: int
+    block: int  # 1-based within the stage
+    scan: float
+    conv: float
+    residual: float
+    total: float
+    error: float  # |scan + conv + residual - total| / (|scan| + |conv| + |residual|)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttributionResult:
+    provenance: Provenance
+    target: int
+    target_name: str
+    probability: float
+    method: str  # "Grad-CAM"
+    maps: tuple[np.ndarray, ...]  # one float32 [H_s, W_s] per stage 1..4
+    strides: tuple[int, ...]
+    layers: tuple[str, ...]  # which tensor each map is of, in words
+    evidence: tuple[BlockEvidence, ...]  # empty for a network without EVSS blocks
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockTime:
+    stage: int  # 0 = stem, 5 = head
+    block: int  # 1-based; 0 = everything of the stage that is no block (downsampling, stem, head)
+    name: str  # module path
+    kind: str  # "evss" | "inverted residual" | "downsample" | "stem" | "head"
+    p50_ms: float
+    scan_ms: float  # median time inside kernels.scan2d; 0 where the block has no scan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpTime:
+    name: str  # operator or kernel as torch.profiler names it
+    self_ms: float  # per forward pass
+    calls: int  # per forward pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileResult:
+    """Time of one forward pass; measured only after the output agreed with the reference."""
+
+    provenance: Provenance
+    batch: int
+    warmup: int
+    repeats: int
+    p20_ms: float
+    p50_ms: float
+    p80_ms: float
+    blocks: tuple[BlockTime, ...]
+    ops: tuple[OpTime, ...]  # sorted by self time, largest first
+    max_abs_error: float  # of the logits against the reference backend
+    is_correct: bool
+    macs: float  # multiply-accumulates by the field's convention
+    n_parameters: int
+    scan_tokens: int  # tokens read by all scans of the network, pads included
+    scan_depth: int  # longest sequence of dependent steps
+    clock: str  # clock source in words
+    note: str = ""
