@@ -1,0 +1,42 @@
+"""The view: the one small value that the page, the link, the API and the command line share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+SIZES = (128, 224, 384, 512, 1024)  # input pixels: shorter side for "crop", longer side for "whole"
+FITS = ("crop", "whole")
+STAGES = (1, 2, 3, 4)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What the user looks at. Names are registry names; `y, x` are tokens of `stage`, `(y, x)` order.
+
+    `y` and `x` are None for "the centre token" (H // 2, W // 2). `target` is a class index, None for
+    the most probable class. `scan_a` and `scan_b` are `kernels.ScanSpec` texts.
+    """
+
+    model: str = "efficientvmamba_tiny"
+    weights: str = "default"
+    photo: str = "chelsea"
+    size: int = 224
+    fit: str = "crop"
+    scan_a: str = "es2d:step=2"
+    scan_b: str = "ss2d"
+    stage: int = 2
+    y: int | None = None
+    x: int | None = None
+    target: int | None = None
+
+    def with_focus(self, stage: int, y: int | None, x: int | None) -> View:
+        return replace(self, stage=stage, y=y, x=x)
+
+
+def token_in_stage(y: int, x: int, from_stage: int, to_stage: int) -> tuple[float, float]:
+    """Token of another stage at the same image point `((y + .5) * stride, (x + .5) * stride)`.
+
+    Strides are 4, 8, 16, 32 input pixels for stages 1 to 4. Not clamped: the caller knows the map.
+    """
+    ratio = 2.0 ** (from_stage - to_stage)
+    return (y + 0.5) * ratio // 1, (x + 0.5) * ratio // 1
