@@ -1,0 +1,22 @@
+"""Start the workbench: `python app.py`, or `gradio app.py` while working on it."""
+
+from __future__ import annotations
+
+import sys
+
+from workbench.security import launch_options, queue_options
+
+from workbench.settings import Settings
+from workbench.ui.build import build_app, theme
+from workbench.ui.components.plotly_panel import STYLE, head
+
+settings = Settings.from_args(sys.argv[1:]) if __name__ == "__main__" else Settings.from_env()
+demo = build_app(settings).queue(**queue_options(settings))
+
+
+def main() -> None:
+    demo.launch(theme=theme(), css_paths=[STYLE], head=head(), **launch_options(settings))
+
+
+if __name__ == "__main__":
+    main()

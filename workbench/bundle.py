@@ -1,0 +1,53 @@
+"""The export of a view: every number of the four panels (JSON, npz) and a picture of each (PNG)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from workbench import permalink
+from workbench.export import save_results
+from workbench.figures.paper import render
+from workbench.photos import prepare
+from workbench.progress import CancelToken, Progress
+from workbench.runtime import Workbench
+from workbench.view import View
+
+N_ERF_IMAGES = 8
+
+
+def compute_all(wb: Workbench, view: View, token: CancelToken | None = None) -> dict[str, Any]:
+    """Results of the four panels by name; from the cache where the page has shown them."""
+
+    def last(items: Any) -> Any:
+        result = None
+        for item in items:
+            if not isinstance(item, Progress):
+                result = item
+        return result
+
+    return {
+        "scan_a": wb.scan(view, "a"),
+        "scan_b": wb.scan(view, "b"),
+        "prediction": wb.predict(view, "a"),
+        "attribution": wb.attribution(view, "a", token),
+        "profile_a": last(wb.profile(view, "a", token)),
+        "profile_b": last(wb.profile(view, "b", token)),
+        "erf_a": last(wb.erf(view, "a", N_ERF_IMAGES, token)),
+        "erf_b": last(wb.erf(view, "b", N_ERF_IMAGES, token)),
+    }
+
+
+def file_name(view: View) -> str:
+    return f"{view.model}-{view.photo}-stage{view.stage}-y{view.y}-x{view.x}.zip"
+
+
+def write_bundle(wb: Workbench, view: View, folder: Path) -> Path:
+    """Write the zip of a resolved view into `folder` and return its path."""
+    results = compute_all(wb, view)
+    rgb = prepare(wb.photos.get(view.photo), view.size, view.fit).rgb
+    path = folder / file_name(view)
+    save_results(
+        path, results, extra={"link": permalink.write(view)}, pictures=render(results, rgb)
+    )
+    return path

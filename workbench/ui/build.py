@@ -1,0 +1,213 @@
+"""Layout of the page and its events. What an event does stands in handlers.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import Any
+
+import gradio as gr
+
+from workbench.runtime import Workbench
+from workbench.settings import Settings
+from workbench.ui import texts
+from workbench.ui.api import add_api
+from workbench.ui.components.plotly_panel import (
+    Header,
+    PhotoPicker,
+    PlotlyPanel,
+    Sidebox,
+    Status,
+    dump,
+    static_files,
+)
+from workbench.ui.first_paint import stored_panels
+from workbench.ui.handlers import MOST_PROBABLE, Handlers
+from workbench.ui.panels import TITLES
+from workbench.ui.state import Sessions
+from workbench.view import FITS, SIZES, STAGES, View
+
+SIDEBAR_PX = 232
+RUNS_AT_ONCE = 8  # generators that may wait for the device's lock
+FIT_LABELS = {"crop": "Centre square", "whole": "Whole photo"}
+
+
+def theme() -> gr.themes.Base:
+    sans = ["system-ui", "-apple-system", "Segoe UI", "DejaVu Sans", "sans-serif"]
+    return gr.themes.Base(
+        primary_hue=gr.themes.colors.teal,
+        neutral_hue=gr.themes.colors.slate,
+        font=sans,
+        font_mono=["ui-monospace", "Menlo", "monospace"],
+        text_size=gr.themes.sizes.text_sm,
+        spacing_size=gr.themes.sizes.spacing_sm,
+        radius_size=gr.themes.sizes.radius_md,
+    ).set(
+        body_background_fill="var(--wb-page)",
+        body_background_fill_dark="var(--wb-page)",
+        button_primary_background_fill="#0f766e",
+        button_primary_background_fill_hover="#115e59",
+        button_primary_background_fill_dark="#0f766e",
+        button_primary_text_color="#ffffff",
+    )
+
+
+def _first_view(wb: Workbench) -> View:
+    """The default view; random weights where no trained ones ship for the default model."""
+    view = View()
+    names = [choice.name for choice in wb.weights(view.model)]
+    return wb.resolve(view if view.weights in names else View(weights=names[0]))
+
+
+def _sidebar(wb: Workbench, handlers: Handlers, view: View) -> dict[str, Any]:
+    scans = [(choice.label, choice.name) for choice in wb.scans()]
+    c: dict[str, Any] = {}
+    with gr.Column(elem_id="wb-controls"):
+        c["photos"] = PhotoPicker(handlers.photo_choices(view.photo), elem_id="wb-photos")
+        c["upload"] = gr.UploadButton(
+            "Add a photo (or paste, or drop)", file_types=["image"], size="sm", elem_id="wb-upload"
+        )
+        with gr.Row():
+            c["size"] = gr.Dropdown(list(SIZES), value=view.size, label="Size, px", min_width=70)
+            c["fit"] = gr.Dropdown(
+                [(FIT_LABELS[fit], fit) for fit in FITS], value=view.fit, label="Crop", min_width=90
+            )
+        c["model"] = gr.Radio(
+            [(choice.label, choice.name) for choice in wb.models()],
+            value=view.model,
+            label="Model",
+            elem_classes="wb-seg",
+        )
+        weights = [(choice.label, choice.name) for choice in wb.weights(view.model)]
+        c["weights"] = gr.Dropdown(weights, value=view.weights, label="Weights")
+        c["scan_a"] = gr.Dropdown(
+            scans, value=view.scan_a, label="Scan A", elem_classes="wb-scheme-a"
+        )
+        c["scan_b"] = gr.Dropdown(
+            scans, value=view.scan_b, label="Scan B", elem_classes="wb-scheme-b"
+        )
+        c["stage"] = gr.Radio(
+            [(str(stage), stage) for stage in STAGES],
+            value=view.stage,
+            label="Stage",
+            elem_classes="wb-seg",
+        )
+        c["focus"] = Sidebox(
+            texts.focus_box(view, wb.stage_shape(view, view.stage)[2]), elem_id="wb-focus"
+        )
+        with gr.Row(elem_id="wb-runrow"):
+            c["run"] = gr.Button(
+                "Run", variant="primary", size="sm", min_width=60, elem_id="wb-run"
+            )
+            c["stop"] = gr.Button("Stop", size="sm", min_width=50, elem_id="wb-stop")
+        c["top"] = Sidebox(elem_id="wb-top5")
+        c["target"] = gr.Dropdown(
+            [MOST_PROBABLE], value=MOST_PROBABLE, label="Class attributed", elem_id="wb-target"
+        )
+        c["export"] = gr.Button("Export", size="sm", elem_id="wb-export")
+        c["download"] = gr.DownloadButton(
+            "Download", elem_id="wb-download", elem_classes="wb-offscreen"
+        )
+        with gr.Accordion("What is shown, and how", open=False):
+            gr.Markdown(texts.HELP)
+    return c
+
+
+def _events(handlers: Handlers, c: dict[str, Any]) -> None:
+    """Wire the controls: a change sets the view, then the panels are recomputed."""
+    controls = ["view", "model", "weights", "scan_a", "scan_b", "stage", "size", "fit"]
+    controls_out = [c[name] for name in [*controls, "photos", "focus"]]
+    run_names = [*TITLES, "header", "top", "target", "status", "shown"]
+    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+
+    def by_name(fn: Callable[..., Any]) -> Callable[..., Any]:
+        """Handlers name their outputs; Gradio wants components."""
+
+        @wraps(fn)
+        def named(*args: Any, **kwargs: Any) -> dict[Any, Any]:
+            updates = fn(*args, **kwargs)
+            return {c[name]: value for name, value in updates.items()}
+
+        return named
+
+    @wraps(handlers.run)
+    def run(view: View, shown: dict[str, str], request: gr.Request) -> Iterator[dict[Any, Any]]:
+        for updates in handlers.run(view, shown, request):
+            yield {c[name]: value for name, value in updates.items()}
+
+    def then_run(event: Any) -> None:
+        event.then(
+            run,
+            inputs=[c["view"], c["shown"]],
+            outputs=[c[name] for name in run_names],
+            concurrency_limit=RUNS_AT_ONCE,
+            concurrency_id="device",
+            trigger_mode="multiple",
+            **private,
+        )
+
+    quick: dict[str, Any] = private | {"trigger_mode": "multiple", "concurrency_limit": None}
+    then_run(c["demo"].load(by_name(handlers.load), outputs=controls_out, **private))
+    changed = [c[name].input for name in ("model", "weights", "scan_a", "scan_b", "stage")]
+    changed += [c[name].input for name in ("size", "fit", "target")]
+    inputs = [c[name] for name in [*controls, "target"]]
+    then_run(
+        gr.on([*changed, c["run"].click], by_name(handlers.change), inputs, controls_out, **quick)
+    )
+    for component, event, handler in (
+        ("photos", "choose", handlers.choose_photo),
+        ("top", "choose", handlers.choose_target),
+        ("focus", "choose", handlers.clear_focus),
+    ):
+        listen = getattr(c[component], event)
+        then_run(listen(by_name(handler), [c["view"]], controls_out, **quick))
+    then_run(
+        c["upload"].upload(
+            by_name(handlers.upload), [c["view"], c["upload"]], controls_out, **quick
+        )
+    )
+    for name in TITLES:
+        then_run(c[name].pick(by_name(handlers.pick), [c["view"]], controls_out, **quick))
+    c["stop"].click(handlers.stop, None, None, queue=False, **private)
+    c["export"].click(
+        handlers.export, [c["view"]], [c["download"]], concurrency_id="device", **private
+    ).success(None, None, None, js=DOWNLOAD_JS, **private)
+
+
+DOWNLOAD_JS = """() => {
+  const wait = (tries) => {
+    const link = document.querySelector('a#wb-download, #wb-download a, #wb-download');
+    if (link && (link.href || tries <= 0)) link.click();
+    else setTimeout(() => wait(tries - 1), 100);
+  };
+  setTimeout(() => wait(20), 150);
+}"""
+
+
+def build_app(settings: Settings, wb: Workbench | None = None) -> gr.Blocks:
+    """The page and the HTTP API over one workbench."""
+    wb = wb or Workbench(settings)
+    handlers = Handlers(wb, Sessions())
+    view = _first_view(wb)
+    stored = stored_panels(wb, settings.example)
+    gr.set_static_paths(static_files())
+    with gr.Blocks(
+        title=texts.TITLE,
+        fill_width=True,
+        analytics_enabled=False,
+        delete_cache=(3600, 86400),
+    ) as demo:
+        c: dict[str, Any] = {"demo": demo, "view": gr.State(view), "shown": gr.State({})}
+        with gr.Sidebar(width=SIDEBAR_PX):
+            c |= _sidebar(wb, handlers, view)
+        c["header"] = Header({"facts": []}, elem_id="wb-header")
+        with gr.Column(elem_id="wb-grid"):
+            for name in ("scan", "erf", "attribution", "profile"):
+                c[name] = PlotlyPanel(stored.get(name), elem_id=f"wb-{name}")
+        c["status"] = Status(elem_id="wb-status")
+        _events(handlers, c)
+        add_api(wb)
+    return demo
+
+
+__all__ = ["build_app", "dump", "theme"]

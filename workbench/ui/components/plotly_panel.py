@@ -1,0 +1,96 @@
+"""Our own Gradio components: panels that keep Plotly nodes, zoom and clicks, and small status views.
+
+`gr.Plot` drops animation frames, clicks and zoom (Gradio 6.31), so a panel is a `gr.HTML` with a static
+template; everything it shows is written by plotly_panel.js with textContent from one JSON string.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import plotly
+
+SCRIPT = Path(__file__).with_name("plotly_panel.js")
+STYLE = Path(__file__).with_name("workbench.css")
+PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
+MAX_PANEL_BYTES = 1_000_000  # one panel's JSON
+
+
+def static_files() -> list[Path]:
+    """Files that the browser may read, listed singly."""
+    return [SCRIPT, PLOTLY]
+
+
+def head() -> str:
+    """Script tags for the page's head: Plotly of the installed package, then our panels."""
+    version = int(SCRIPT.stat().st_mtime)
+    return "".join(
+        f'<script src="/gradio_api/file={path}{query}"></script>'
+        for path, query in ((PLOTLY, ""), (SCRIPT, f"?v={version}"))
+    )
+
+
+class Json(gr.HTML):
+    """A component whose value is a JSON string drawn by plotly_panel.js."""
+
+    kind = "status"
+
+    def __init__(self, value: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        kwargs.setdefault("html_template", '<div class="wb-host"></div>')
+        kwargs.setdefault("js_on_load", self.script())
+        kwargs.setdefault("apply_default_css", False)
+        super().__init__(dump(value) if value is not None else None, **kwargs)
+
+    @classmethod
+    def script(cls) -> str:
+        # The names of the custom events must stand in this string for Gradio to accept listeners.
+        events = "['pick', 'choose']"
+        return (
+            f"/* events {events} */ window.Workbench.mount('{cls.kind}', "
+            "element.querySelector('.wb-host'), props, trigger, watch);"
+        )
+
+    def get_block_name(self) -> str:
+        return "html"
+
+    def api_info(self) -> dict[str, Any]:
+        return {"type": "string"}
+
+
+class PlotlyPanel(Json):
+    """One panel. Event `pick`: {stage, y, x} in tokens, {stage, keep} or {stage, clear}."""
+
+    kind = "panel"
+
+
+class PhotoPicker(Json):
+    """Gallery thumbnails. Event `choose`: {id}."""
+
+    kind = "photos"
+
+
+class Header(Json):
+    kind = "header"
+
+
+class Sidebox(Json):
+    """Label and value rows with one sentence. Event `choose`: {id}."""
+
+    kind = "sidebox"
+
+
+class Status(Json):
+    """Invisible: link, progress of each panel."""
+
+    kind = "status"
+
+
+def dump(payload: dict[str, Any]) -> str:
+    """Compact JSON; a panel over the byte budget is a defect of ours, so it fails loudly."""
+    text = json.dumps(payload, separators=(",", ":"), allow_nan=False)
+    if len(text) > MAX_PANEL_BYTES:
+        raise ValueError(f"panel {payload.get('id')}: {len(text):,} bytes of JSON, over 1 MB")
+    return text

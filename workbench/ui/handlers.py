@@ -1,0 +1,253 @@
+"""Event handlers of the page: thin, named, and the only place where errors become messages."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from workbench import permalink
+from workbench.errors import CancelledError, WorkbenchError
+from workbench.results import PredictionResult
+from workbench.runtime import Workbench
+from workbench.ui import texts
+from workbench.ui.components.plotly_panel import dump
+from workbench.ui.panels import ORDER, TITLES, UPDATES, failed, focus_of
+from workbench.ui.state import Sessions
+from workbench.view import View, token_in_stage
+
+log = logging.getLogger(__name__)
+MOST_PROBABLE = "most probable"
+Updates = dict[str, Any]
+
+
+def session_of(request: gr.Request | None) -> str:
+    return str(getattr(request, "session_hash", None) or "local")
+
+
+class Handlers:
+    """All handlers of one page. They return updates by component name; build.py maps the names."""
+
+    def __init__(self, wb: Workbench, sessions: Sessions) -> None:
+        self.wb = wb
+        self.sessions = sessions
+
+    def load(self, request: gr.Request) -> Updates:
+        """A fresh page: the view of its link, and which parameters had to be ignored."""
+        query = dict(request.query_params) if request else {}
+        link = permalink.read(query, self.wb.resolve)
+        for sentence in link.ignored:
+            gr.Warning(sentence, title="Link")
+        return self._controls(self._resolved(link.view, View()))
+
+    def change(
+        self,
+        view: View,
+        model: str,
+        weights: str,
+        scan_a: str,
+        scan_b: str,
+        stage: int,
+        size: int,
+        fit: str,
+        target: str | None,
+    ) -> Updates:
+        """Any control of the sidebar changed."""
+        weight_names = [choice.name for choice in self.wb.weights(model)]
+        if weights not in weight_names:
+            weights = weight_names[0]
+        y, x = view.y, view.x
+        if (size, fit) != (view.size, view.fit):
+            y = x = None
+        elif stage != view.stage and y is not None and x is not None:
+            y, x = (int(v) for v in token_in_stage(y, x, view.stage, stage))
+        wanted = replace(
+            view,
+            model=model,
+            weights=weights,
+            scan_a=scan_a,
+            scan_b=scan_b,
+            stage=int(stage),
+            size=int(size),
+            fit=fit,
+            y=y,
+            x=x,
+            target=self._target(view, model, weights, target),
+        )
+        return self._controls(self._resolved(wanted, view))
+
+    def choose_photo(self, view: View, event: gr.EventData) -> Updates:
+        return self._photo(view, str(event.id))
+
+    def upload(self, view: View, file: str | None) -> Updates:
+        """A photo of the user's own; a file that is none leaves everything as it was."""
+        if not file:
+            return {}
+        path = Path(file)
+        try:
+            photo = self.wb.photos.add(path, path.name)
+        except WorkbenchError as error:
+            gr.Warning(str(error), title="Photo not used")
+            return {"view": view}
+        return self._photo(view, photo.id)
+
+    def pick(self, view: View, event: gr.EventData) -> Updates:
+        """A token picked in any panel, a stage picked in the profile, or Esc."""
+        data = event._data or {}
+        stage = self._integer(data.get("stage"), view.stage)
+        y, x = (self._integer(data.get(name)) for name in ("y", "x"))
+        if data.get("keep") and view.y is not None and view.x is not None:
+            y, x = (int(v) for v in token_in_stage(view.y, view.x, view.stage, stage))
+        if data.get("clear"):
+            y = x = None
+        return self._controls(self._resolved(view.with_focus(stage, y, x), view))
+
+    def clear_focus(self, view: View) -> Updates:
+        return self._controls(self._resolved(view.with_focus(view.stage, None, None), view))
+
+    def choose_target(self, view: View, event: gr.EventData) -> Updates:
+        target = self._integer((event._data or {}).get("id"))
+        return self._controls(self._resolved(replace(view, target=target), view))
+
+    def stop(self, request: gr.Request) -> Updates:
+        self.sessions.stop(session_of(request))
+        return {}
+
+    def run(self, view: View, shown: dict[str, str], request: gr.Request) -> Iterator[Updates]:
+        """Recompute the panels in the order of `ORDER`; each appears as soon as it is ready."""
+        session = session_of(request)
+        token = self.sessions.start(session)
+        shown = dict(shown or {})
+        waiting = {name: {"text": "waiting"} for name in ORDER}
+        link = permalink.write(view)
+        try:
+            yield {"status": dump({"link": link, "panels": waiting})}
+            yield self._header(view)
+            for name in ORDER:
+                for update in self._updates(name, view, token):
+                    token.check()
+                    changes: Updates = {}
+                    if update.is_done:
+                        waiting.pop(name, None)
+                    else:
+                        waiting[name] = {"text": update.text, "share": update.share}
+                    if update.payload and shown.get(name) != update.payload.get("result_id"):
+                        shown[name] = update.payload.get("result_id", "")
+                        changes |= {name: dump(update.payload), "shown": dict(shown)}
+                    yield changes | {"status": dump({"link": link, "panels": waiting})}
+        except CancelledError:
+            if self.sessions.is_current(session, token):  # else a newer run owns the page now
+                yield {"status": dump({"link": link, "panels": {}})}
+        finally:
+            self.sessions.end(session, token)
+
+    def export(self, view: View) -> str:
+        """One zip with the four panels' numbers (JSON, npz) and pictures (PNG)."""
+        from workbench.bundle import write_bundle
+
+        folder = Path(tempfile.mkdtemp(prefix="workbench-"))
+        try:
+            return str(write_bundle(self.wb, view, folder))
+        except WorkbenchError as error:
+            raise gr.Error(str(error), title="Export", print_exception=False) from None
+
+    def _updates(self, name: str, view: View, token: Any) -> Iterator[Any]:
+        try:
+            yield from UPDATES[name](self.wb, view, token)
+        except CancelledError:
+            raise
+        except (WorkbenchError, ValueError) as error:
+            yield failed(name, TITLES[name], str(error), focus_of(self.wb, view))
+        except Exception:
+            log.exception("panel %s of %s", name, view)
+            text = "Something went wrong on our side; the server's log has the details."
+            yield failed(name, TITLES[name], text, focus_of(self.wb, view))
+
+    def _header(self, view: View) -> Updates:
+        header = self.wb.describe(view)
+        facts = [
+            {"text": header.model_label},
+            {"text": header.weights_label, "tone": "warn" if header.is_random else None},
+            {"text": f"{header.device_label} ({header.backend_label})"},
+        ]
+        updates: Updates = {"header": dump({"facts": facts})}
+        try:
+            prediction = self.wb.predict(view, "a")
+        except (WorkbenchError, ValueError) as error:
+            return updates | {"top": dump({"title": "Top 5", "text": str(error), "tone": "warn"})}
+        return (
+            updates
+            | {"top": dump(texts.top_box(prediction, view.target))}
+            | {"target": self._target_update(view, prediction)}
+        )
+
+    def _target_update(self, view: View, prediction: PredictionResult) -> dict[str, Any]:
+        choices = [MOST_PROBABLE, *prediction.classes]
+        value = MOST_PROBABLE if view.target is None else prediction.classes[view.target]
+        return gr.update(choices=choices, value=value)
+
+    def _target(self, view: View, model: str, weights: str, target: str | None) -> int | None:
+        """Class index of the dropdown's text; None where the classes are another model's."""
+        if target in (None, "", MOST_PROBABLE) or (model, weights) != (view.model, view.weights):
+            return None
+        classes = self.wb.predict(view, "a").classes
+        return classes.index(target) if target in classes else None
+
+    def _photo(self, view: View, photo: str) -> Updates:
+        wanted = replace(view, photo=photo, y=None, x=None, target=None)
+        return self._controls(self._resolved(wanted, view))
+
+    def _resolved(self, wanted: View, current: View) -> View:
+        try:
+            return self.wb.resolve(wanted)
+        except WorkbenchError as error:
+            gr.Warning(str(error), title="Not possible")
+            return self.wb.resolve(current)
+
+    def _controls(self, view: View) -> Updates:
+        """Every control set to the view, so page, link and result never disagree."""
+        weights = [(choice.label, choice.name) for choice in self.wb.weights(view.model)]
+        _, _, stride = self.wb.stage_shape(view, view.stage)
+        return {
+            "view": view,
+            "model": view.model,
+            "weights": gr.update(choices=weights, value=view.weights),
+            "scan_a": view.scan_a,
+            "scan_b": view.scan_b,
+            "stage": view.stage,
+            "size": view.size,
+            "fit": view.fit,
+            "photos": dump(self.photo_choices(view.photo)),
+            "focus": dump(texts.focus_box(view, stride)),
+        }
+
+    def photo_choices(self, selected: str) -> dict[str, Any]:
+        """The gallery, after the session's own photo where one is in view."""
+        photos = self.wb.photos.list()
+        if selected not in {photo.id for photo in photos}:
+            photos = (self.wb.photos.get(selected), *photos)
+        return {
+            "photos": [
+                {
+                    "id": photo.id,
+                    "title": photo.title,
+                    "credit": f"{photo.credit} ({photo.licence})"
+                    if photo.licence
+                    else photo.credit,
+                    "thumbnail": photo.thumbnail(96),
+                }
+                for photo in photos
+            ],
+            "selected": selected,
+        }
+
+    @staticmethod
+    def _integer(value: object, default: int | None = None) -> Any:
+        """A number from the browser, which may send anything."""
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return int(value) if is_number and abs(value) < 1e6 else default  # type: ignore[call-overload]
