@@ -88,7 +88,8 @@ def _sentence(result: AttributionResult) -> str:
     shares = path_shares(result)
     text = (
         f"Of the evidence for “{result.target_name}” in the EVSS blocks, "
-        f"{percent(shares['scan'])} came through the scan, {percent(shares['conv'])} through the convolution, "
+        f"{percent(shares['scan'])} came through the scan, "
+        f"{percent(shares['conv'])} through the convolution, "
         f"{percent(shares['residual'])} past both."
     )
     if result.provenance.is_random:

@@ -1,7 +1,7 @@
 """The HTTP API: seven endpoints with stable names, each one function of names and numbers.
 
 Names come from the lists that `/info` returns. `image` is a gallery name or a photo as a data URI
-("data:image/png;base64,..."); paths and URLs are not accepted. Arrays are nested lists in `(y, x)` order.
+("data:image/png;base64,..."); paths and URLs are not accepted. Arrays are nested lists, `(y, x)`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import kernels
 from workbench.errors import BadInputError, WorkbenchError
 from workbench.progress import Progress
 from workbench.runtime import Workbench
+from workbench.ui.panels import default_view
 from workbench.view import View
 
 SIGNIFICANT_DIGITS = 6
@@ -104,7 +105,7 @@ def add_api(wb: Workbench) -> None:
         return wb.resolve(view)
 
     def info() -> dict:
-        """What can be asked for: models, weights per model, scans, gallery photos, kernel backends."""
+        """What can be asked for: models, their weights, scans, gallery photos, kernel backends."""
         return plain(
             {
                 "models": wb.models(),
@@ -115,7 +116,7 @@ def add_api(wb: Workbench) -> None:
                     for p in wb.photos.list()
                 ],
                 "backends": kernels.backends(),
-                "device": wb.describe(wb.resolve(wb.default_view())).device_label,
+                "device": wb.describe(default_view(wb)).device_label,
             }
         )
 

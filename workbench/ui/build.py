@@ -23,7 +23,7 @@ from workbench.ui.components.plotly_panel import (
 )
 from workbench.ui.first_paint import stored_panels
 from workbench.ui.handlers import MOST_PROBABLE, Handlers
-from workbench.ui.panels import TITLES
+from workbench.ui.panels import TITLES, default_view
 from workbench.ui.state import Sessions
 from workbench.view import FITS, SIZES, STAGES, View
 
@@ -50,13 +50,6 @@ def theme() -> gr.themes.Base:
         button_primary_background_fill_dark="#0f766e",
         button_primary_text_color="#ffffff",
     )
-
-
-def _first_view(wb: Workbench) -> View:
-    """The default view; random weights where no trained ones ship for the default model."""
-    view = View()
-    names = [choice.name for choice in wb.weights(view.model)]
-    return wb.resolve(view if view.weights in names else View(weights=names[0]))
 
 
 def _sidebar(wb: Workbench, handlers: Handlers, view: View) -> dict[str, Any]:
@@ -188,7 +181,7 @@ def build_app(settings: Settings, wb: Workbench | None = None) -> gr.Blocks:
     """The page and the HTTP API over one workbench."""
     wb = wb or Workbench(settings)
     handlers = Handlers(wb, Sessions())
-    view = _first_view(wb)
+    view = default_view(wb)
     stored = stored_panels(wb, settings.example)
     gr.set_static_paths(static_files())
     with gr.Blocks(

@@ -1,4 +1,4 @@
-"""The first picture: a stored, complete result of the default view, drawn before anything is computed."""
+"""The first picture: a stored result of the default view, drawn before anything is computed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The four panels of a view, one after another: ask the workbench, hand the result to its figure."""
+"""The four panels of a view, one by one: ask the workbench, hand the result to its figure."""
 
 from __future__ import annotations
 
@@ -40,6 +40,13 @@ def result_id(payload: dict[str, Any]) -> str:
 
 def done(payload: dict[str, Any]) -> Update:
     return Update(payload["id"], payload | {"result_id": result_id(payload)}, is_done=True)
+
+
+def default_view(wb: Workbench) -> View:
+    """The view of a fresh page; random weights where no trained ones ship for its model."""
+    view = View()
+    names = [choice.name for choice in wb.weights(view.model)]
+    return wb.resolve(view if view.weights in names else View(weights=names[0]))
 
 
 def focus_of(wb: Workbench, view: View) -> dict[str, int]:

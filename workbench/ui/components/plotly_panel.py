@@ -1,7 +1,7 @@
-"""Our own Gradio components: panels that keep Plotly nodes, zoom and clicks, and small status views.
+"""Our own Gradio components: panels that keep Plotly nodes, zoom and clicks, and small views.
 
-`gr.Plot` drops animation frames, clicks and zoom (Gradio 6.31), so a panel is a `gr.HTML` with a static
-template; everything it shows is written by plotly_panel.js with textContent from one JSON string.
+`gr.Plot` drops animation frames, clicks and zoom (Gradio 6.31), so a panel is a `gr.HTML` with a
+static template; plotly_panel.js writes all that it shows, with textContent, from one JSON string.
 """
 
 from __future__ import annotations
