@@ -1,0 +1,289 @@
+"""The building blocks of EfficientVMamba, written on channels-last tensors.
+
+Every block takes and returns `[B, H, W, C]` (contiguous); convolutions see the same memory as a
+channels-last `[B, C, H, W]` view, so nothing is copied between linear maps, norms, convolutions and the scan.
+
+Parameter names and shapes are those of the authors' training code
+(https://github.com/TerryPei/EfficientVMamba), so their checkpoints load strictly. Paper:
+"EfficientVMamba: Atrous Selective Scan for Light Weight Visual Mamba", https://arxiv.org/abs/2403.09977.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kernels import ScanSpec, scan2d
+
+N_PARAMETER_SETS = 4  # the operator holds four groups of scan parameters, whatever the scan scheme
+D_STATE = 16
+NORM_EPS = 1e-5
+
+
+def to_nchw(x: Tensor) -> Tensor:
+    """View `[B, H, W, C]` as `[B, C, H, W]` in channels-last memory; nothing is copied."""
+    return x.permute(0, 3, 1, 2)
+
+
+def to_nhwc(x: Tensor) -> Tensor:
+    """Return `[B, C, H, W]` as contiguous `[B, H, W, C]`; a view where the memory is channels-last."""
+    return x.permute(0, 2, 3, 1).contiguous()
+
+
+class Scan2d(nn.Module):
+    """The selective scan of one block: holds the scheme and the backend, no parameters.
+
+    A module of its own so that a hook can watch exactly what is scanned and what comes back.
+    """
+
+    def __init__(self, spec: ScanSpec, backend: str) -> None:
+        super().__init__()
+        self.spec = spec
+        self.backend = backend
+
+    def forward(
+        self,
+        x: Tensor,  # [B, C, H, W]
+        x_proj_weight: Tensor,  # [K, R + 2N, C]
+        dt_projs_weight: Tensor,  # [K, C, R]
+        dt_projs_bias: Tensor,  # [K, C]
+        A_logs: Tensor,  # [K*C, N]
+        Ds: Tensor,  # [K*C]
+    ) -> Tensor:
+        return scan2d(
+            x,
+            x_proj_weight,
+            dt_projs_weight,
+            dt_projs_bias,
+            A_logs,
+            Ds,
+            order=self.spec,
+            backend=self.backend,
+        )
+
+    def extra_repr(self) -> str:
+        return f"{self.spec}, backend={self.backend}"
+
+
+class ES2D(nn.Module):
+    """Mixer: gate and scan. `out_proj(out_norm(scan(SiLU(conv(x)))) * SiLU(z))`, `[B, H, W, C]` both ways.
+
+    Atrous scanning is section 3.1 of the paper; parameters per group are those of VMamba's SS2D.
+    """
+
+    def __init__(self, dim: int, spec: ScanSpec, backend: str) -> None:
+        super().__init__()
+        inner = 2 * dim
+        rank = math.ceil(dim / 16)
+        groups = N_PARAMETER_SETS
+        self.dim = dim
+        self.inner = inner
+        self.dt_rank = rank
+        self.d_state = D_STATE
+        self.x_proj_weight = nn.Parameter(torch.empty(groups, rank + 2 * D_STATE, inner))
+        self.dt_projs_weight = nn.Parameter(torch.empty(groups, inner, rank))
+        self.dt_projs_bias = nn.Parameter(torch.empty(groups, inner))
+        self.A_logs = nn.Parameter(torch.empty(groups * inner, D_STATE))
+        self.Ds = nn.Parameter(torch.empty(groups * inner))
+        self.out_norm = nn.LayerNorm(inner, eps=NORM_EPS)
+        self.in_proj = nn.Linear(dim, 2 * inner, bias=False)
+        self.conv2d = nn.Conv2d(inner, inner, 3, padding=1, groups=inner)
+        self.out_proj = nn.Linear(inner, dim, bias=False)
+        self.scan = Scan2d(spec, backend)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Two products instead of one split product: both halves come out contiguous, nothing is copied.
+        weight = self.in_proj.weight
+        u = F.linear(x, weight[: self.inner])
+        z = F.linear(x, weight[self.inner :])
+        u = F.silu(self.conv2d(to_nchw(u)))
+        y = self.scan(
+            u,
+            self.x_proj_weight,
+            self.dt_projs_weight,
+            self.dt_projs_bias,
+            self.A_logs,
+            self.Ds,
+        )
+        y = self.out_norm(to_nhwc(y))
+        return self.out_proj(y * F.silu(z))
+
+
+class ChannelGate(nn.Module):
+    """Squeeze-excitation of an EVSS block: `v * sigmoid(select(GELU(reduce(mean_HW(norm(v))))))`."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.global_reduce = nn.Linear(dim, dim // 8)
+        self.channel_select = nn.Linear(dim // 8, dim)
+
+    def gate(self, v: Tensor) -> Tensor:
+        """The factors `[B, 1, 1, C]` for `v` `[B, H, W, C]`."""
+        pooled = self.norm(v).mean((1, 2), keepdim=True)
+        return torch.sigmoid(self.channel_select(F.gelu(self.global_reduce(pooled))))
+
+    def forward(self, v: Tensor) -> Tensor:
+        return v * self.gate(v)
+
+
+class EVSSBlock(nn.Module):
+    """Efficient visual state space block: residual + gated scan path + gated convolution path.
+
+    One `se` module gates both paths (section 3.2 of the paper and the authors' code). `conv_branch=False`
+    and `se=False` are the paper's ablations.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        spec: ScanSpec,
+        backend: str,
+        drop_path: float = 0.0,
+        conv_branch: bool = True,
+        se: bool = True,
+    ) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.op = ES2D(dim, spec, backend)
+        self.conv_branch = (
+            nn.Sequential(
+                nn.Conv2d(dim, dim, 3, padding=1, groups=dim),
+                nn.BatchNorm2d(dim, eps=NORM_EPS),
+                nn.GELU(),
+                nn.Conv2d(dim, dim, 1),
+            )
+            if conv_branch
+            else None
+        )
+        self.se = ChannelGate(dim) if se else None
+        self.drop_path = drop_path
+
+    def _gated(self, v: Tensor) -> Tensor:
+        return v if self.se is None else self.se(v)
+
+    def forward_paths(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The three addends of the block's output, `[B, H, W, C]` each: (residual, scan, convolution).
+
+        Before drop path; without a convolution branch the last one is zeros.
+        """
+        n = self.norm(x)
+        scan_path = self._gated(self.op(n))
+        if self.conv_branch is None:
+            return x, scan_path, torch.zeros_like(x)
+        return x, scan_path, self._gated(to_nhwc(self.conv_branch(to_nchw(n))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual, scan_path, conv_path = self.forward_paths(x)
+        return residual + drop_path(scan_path + conv_path, self.drop_path, self.training)
+
+
+class SqueezeExcite(nn.Module):
+    """Squeeze-excitation of an inverted residual: `v * sigmoid(expand(ReLU(reduce(mean_HW(v)))))`."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.conv_reduce = nn.Conv2d(dim, dim // 8, 1)
+        self.conv_expand = nn.Conv2d(dim // 8, dim, 1)
+
+    def forward(self, v: Tensor) -> Tensor:
+        pooled = v.mean((2, 3), keepdim=True)
+        return v * torch.sigmoid(self.conv_expand(F.relu(self.conv_reduce(pooled))))
+
+
+class InvertedResidual(nn.Module):
+    """MobileNet-style block: 1x1 expand by 4, depthwise 3x3, squeeze-excitation, 1x1 project, residual."""
+
+    def __init__(self, dim: int, drop_path: float = 0.0) -> None:
+        super().__init__()
+        hidden = 4 * dim
+        self.conv_pw = nn.Sequential(
+            nn.Conv2d(dim, hidden, 1, bias=False),
+            nn.BatchNorm2d(hidden, eps=NORM_EPS),
+            nn.ReLU(),
+        )
+        self.conv_dw = nn.Sequential(
+            nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden, bias=False),
+            nn.BatchNorm2d(hidden, eps=NORM_EPS),
+            nn.ReLU(),
+        )
+        self.se = SqueezeExcite(hidden)
+        self.conv_pw2 = nn.Sequential(
+            nn.Conv2d(hidden, dim, 1, bias=False), nn.BatchNorm2d(dim, eps=NORM_EPS)
+        )
+        self.drop_path = drop_path
+
+    def forward(self, x: Tensor) -> Tensor:
+        v = self.se(self.conv_dw(self.conv_pw(to_nchw(x))))
+        v = to_nhwc(self.conv_pw2(v))
+        return x + drop_path(v, self.drop_path, self.training)
+
+
+class PatchMerging(nn.Module):
+    """Halve the map: 2x2 neighbours concatenated, normed, projected; `[B, H, W, C]` -> `[B, H/2, W/2, 2C]`."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+        self.norm = nn.LayerNorm(4 * dim, eps=NORM_EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[1:3]
+        if height % 2 or width % 2:
+            x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
+        parts = (x[:, 0::2, 0::2], x[:, 1::2, 0::2], x[:, 0::2, 1::2], x[:, 1::2, 1::2])
+        return self.reduction(self.norm(torch.cat(parts, -1)))
+
+
+class EVSSStage(nn.Module):
+    """EVSS blocks, then (except in the last stage) patch merging. Names: `blocks.N`, `downsample`."""
+
+    def __init__(self, blocks: list[EVSSBlock], downsample: PatchMerging | None) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*blocks)
+        self.downsample = downsample
+
+    def named_blocks(self) -> Iterator[tuple[str, nn.Module]]:
+        for name, block in self.blocks.named_children():
+            yield f"blocks.{name}", block
+
+    def merging(self) -> tuple[str, PatchMerging] | None:
+        return None if self.downsample is None else ("downsample", self.downsample)
+
+
+class InvertedStage(nn.Module):
+    """Inverted residuals, then (except in the last stage) patch merging.
+
+    The authors' stage is one list in which places 0 and n+1 only change the layout: blocks are `1`..`n`,
+    merging is `n+2`. The names are kept; the layout changes are not needed here.
+    """
+
+    def __init__(self, blocks: list[InvertedResidual], downsample: PatchMerging | None) -> None:
+        super().__init__()
+        self.depth = len(blocks)
+        for place, block in enumerate(blocks, start=1):
+            self.add_module(str(place), block)
+        if downsample is not None:
+            self.add_module(str(self.depth + 2), downsample)
+
+    def named_blocks(self) -> Iterator[tuple[str, nn.Module]]:
+        for place in range(1, self.depth + 1):
+            yield str(place), self._modules[str(place)]  # type: ignore[misc]
+
+    def merging(self) -> tuple[str, PatchMerging] | None:
+        name = str(self.depth + 2)
+        module = self._modules.get(name)
+        return (name, module) if isinstance(module, PatchMerging) else None
+
+
+def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
+    """Stochastic depth: drop whole samples of `x` `[B, ...]` with probability `rate`, rescale the others."""
+    if rate == 0.0 or not training:
+        return x
+    keep = 1.0 - rate
+    mask = x.new_empty((x.shape[0],) + (1,) * (x.dim() - 1)).bernoulli_(keep).div_(keep)
+    return x * mask
