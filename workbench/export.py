@@ -1,7 +1,7 @@
 """Results as files, and back: JSON for words and numbers, npz for arrays, one zip for all.
 
-The same results give the same bytes: names are sorted, the time is fixed, and nothing is compressed,
-so that no version of a compressor matters. Reading needs no torch, runs no code from the file and
+The same results give the same bytes: names are sorted, the time is fixed, nothing is compressed, so
+that no version of a compressor matters. Reading needs no torch, runs no code from the file and
 checks sizes, names and types before anything is built: an archive is as hostile as a photo.
 
 A zip holds `manifest.json` and, for each named result, `NAME.json`, `NAME.npz` and, where pictures
