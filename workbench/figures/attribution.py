@@ -87,13 +87,12 @@ def _sentence(result: AttributionResult) -> str:
         return "No block of this network joins a scan and a convolution path."
     shares = path_shares(result)
     text = (
-        f"Of the evidence for “{result.target_name}” in the EVSS blocks, "
-        f"{percent(shares['scan'])} came through the scan, "
-        f"{percent(shares['conv'])} through the convolution, "
+        f"For “{result.target_name}”, {percent(shares['scan'])} of the evidence in the EVSS blocks "
+        f"came through the scan, {percent(shares['conv'])} through the convolution, "
         f"{percent(shares['residual'])} past both."
     )
     if result.provenance.is_random:
-        text += " Random weights: this says nothing about a trained net."
+        text += " Random weights."
     return text
 
 

@@ -149,10 +149,7 @@ def erf_panel(a: ErfResult, b: ErfResult) -> Json:
     images = f"{a.n_images} photos" if a.n_images != 1 else "1 photo"
     rows = [
         [label, *(percent(r.metrics[key]) for r in (a, b))]
-        for label, key in (
-            ("area of the densest 50 %", "area50"),
-            ("area of the densest 90 %", "area90"),
-        )
+        for label, key in (("densest 50 % on", "area50"), ("densest 90 % on", "area90"))
     ]
     return {
         "id": "erf",
@@ -170,7 +167,7 @@ def erf_panel(a: ErfResult, b: ErfResult) -> Json:
         "plot": {"key": "radial", "figure": _radial(a, b), "alt": "Mass within a radius"},
         "table": {
             "columns": [
-                {"text": ""},
+                {"text": "share of the image"},
                 {"text": scan_short(a.provenance.scan), "tone": "a"},
                 {"text": scan_short(b.provenance.scan), "tone": "b"},
             ],

@@ -13,7 +13,6 @@ from workbench.figures.theme import (
     scan_in_text,
     scan_label,
     scan_short,
-    significant,
 )
 from workbench.results import ScanResult
 
@@ -66,12 +65,8 @@ def locate(result: ScanResult, y: int, x: int) -> tuple[int, int] | None:
 
 
 def _rows(a: ScanResult, b: ScanResult) -> list[list[str]]:
-    def row(label: str, value: str, fmt: str = "int") -> list[str]:
-        cells = []
-        for result in (a, b):
-            number = result.metrics[value]
-            cells.append(percent(float(number)) if fmt == "share" else significant(number, 6))
-        return [label, *cells]
+    def row(label: str, key: str) -> list[str]:
+        return [label, *(f"{int(result.metrics[key]):,}" for result in (a, b))]
 
     sequences = [f"{r.metrics['n_sequences']:,} × {r.metrics['length']:,}" for r in (a, b)]
     visits = []
@@ -83,7 +78,7 @@ def _rows(a: ScanResult, b: ScanResult) -> list[list[str]]:
         row("tokens read", "tokens_scanned"),
         row("of these pads", "n_pads"),
         ["visits per token", *visits],
-        row("mean reach of the scan", "mean_reach", "share"),
+        ["mean reach of the scan", *(percent(float(r.metrics["mean_reach"])) for r in (a, b))],
         row("farthest steps back", "farthest_steps"),
     ]
 

@@ -186,7 +186,7 @@ def curve_layout(x_title: str, y_title: str) -> Json:
         "dragmode": False,
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
-        "font": {"color": "@muted", "size": 11},
+        "font": {"color": "@muted", "size": 11, "family": "system-ui, sans-serif"},
     }
 
 

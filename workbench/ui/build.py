@@ -29,7 +29,7 @@ from workbench.view import FITS, SIZES, STAGES, View
 
 SIDEBAR_PX = 232
 RUNS_AT_ONCE = 8  # generators that may wait for the device's lock
-FIT_LABELS = {"crop": "Centre square", "whole": "Whole photo"}
+FIT_LABELS = {"crop": "centre", "whole": "whole"}
 
 
 def theme() -> gr.themes.Base:
@@ -97,12 +97,9 @@ def _sidebar(wb: Workbench, handlers: Handlers, view: View) -> dict[str, Any]:
         c["target"] = gr.Dropdown(
             [MOST_PROBABLE], value=MOST_PROBABLE, label="Class attributed", elem_id="wb-target"
         )
-        c["export"] = gr.Button("Export", size="sm", elem_id="wb-export")
         c["download"] = gr.DownloadButton(
             "Download", elem_id="wb-download", elem_classes="wb-offscreen"
         )
-        with gr.Accordion("What is shown, and how", open=False):
-            gr.Markdown(texts.HELP)
     return c
 
 
@@ -162,7 +159,7 @@ def _events(handlers: Handlers, c: dict[str, Any]) -> None:
     for name in TITLES:
         then_run(c[name].pick(by_name(handlers.pick), [c["view"]], controls_out, **quick))
     c["stop"].click(handlers.stop, None, None, queue=False, **private)
-    c["export"].click(
+    c["header"].choose(
         handlers.export, [c["view"]], [c["download"]], concurrency_id="device", **private
     ).success(None, None, None, js=DOWNLOAD_JS, **private)
 
@@ -193,7 +190,7 @@ def build_app(settings: Settings, wb: Workbench | None = None) -> gr.Blocks:
         c: dict[str, Any] = {"demo": demo, "view": gr.State(view), "shown": gr.State({})}
         with gr.Sidebar(width=SIDEBAR_PX):
             c |= _sidebar(wb, handlers, view)
-        c["header"] = Header({"facts": []}, elem_id="wb-header")
+        c["header"] = Header({"facts": [], "help": texts.HELP}, elem_id="wb-header")
         with gr.Column(elem_id="wb-grid"):
             for name in ("scan", "erf", "attribution", "profile"):
                 c[name] = PlotlyPanel(stored.get(name), elem_id=f"wb-{name}")

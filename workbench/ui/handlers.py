@@ -175,7 +175,7 @@ class Handlers:
             {"text": header.weights_label, "tone": "warn" if header.is_random else None},
             {"text": f"{header.device_label} ({header.backend_label})"},
         ]
-        updates: Updates = {"header": dump({"facts": facts})}
+        updates: Updates = {"header": dump({"facts": facts, "help": texts.HELP})}
         try:
             prediction = self.wb.predict(view, "a")
         except (WorkbenchError, ValueError) as error:

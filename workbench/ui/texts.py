@@ -11,33 +11,58 @@ from workbench.view import View
 TITLE = "EfficientVMamba Workbench"
 TOP = 5
 
-HELP = """
-**What you see.** One photo goes through EfficientVMamba. ES2D samples the feature map with step
-p, so each selective scan reads N/p² tokens instead of N; the full scan (SS2D) reads all N tokens
-in four directions. Scheme A is teal and scheme B orange everywhere. Stages 1 and 2 scan, stages 3
-and 4 only convolve.
-
-**Linked.** Hover a token and the same place lights up in every map. Click it and the receptive
-field is computed there. Drag to zoom, double-click to zoom out, Esc to go back to the centre,
-arrow keys move the focus.
-
-**Scan paths** are read back from the operator that the model runs, then compared with the table.
-**Effective receptive field**: share of the gradient of the token's summed positive activations
-over the input pixels, |gradient| summed over colours, each photo weighing the same.
-**Attribution**: Grad-CAM of the four stage outputs for one class, per 32 × 32 px so that stages
-compare; the bars split the evidence (gradient times value) of each EVSS block into its three
-addends. **Profile**: medians after warm-up, shown only when the logits agree with the slow
-reference. *Tokens read* and *serial depth* are counts, multiply-adds follow the field's
-convention: one per multiply-accumulate of convolutions and products, 9·L·D·N + L·D per scan. The
-two are mixed by convention.
-
-**Steps other than 2** are ours: all p × p phases are scanned, each token once. Step 1 is one
-raster scan with the first parameter set, *not* the full scan; at p ≠ 2 the four parameter sets
-are used unevenly. A scheme swapped in on weights trained with another is labelled so.
-
-**Photos** that you add stay on this machine. They can be read by whoever knows their address
-until the server removes them after a day.
-"""
+HELP = (
+    (
+        "The question",
+        "ES2D samples the feature map with step p, so each selective scan reads N/p² tokens "
+        "instead of N; the full scan (SS2D) reads all N tokens in four directions. Scheme A "
+        "is teal and scheme B orange everywhere. Stages 1 and 2 scan; stages 3 and 4 only "
+        "convolve.",
+    ),
+    (
+        "Linked",
+        "Hover a token: the same place lights up in every map, in your browser alone. Click "
+        "it: the receptive field is computed there. Drag to zoom, double-click to zoom out, "
+        "Esc for the centre; arrow keys move the focus of a map that has the keyboard.",
+    ),
+    (
+        "Scan paths",
+        "Read back from the operator that the model runs, then compared with the table of the "
+        "scheme. Thin lines are jumps.",
+    ),
+    (
+        "Receptive field",
+        "Objective: sum over channels of the token's positive activations at the stage's "
+        "output. Map: |gradient| at the input summed over colours, each photo weighing the "
+        "same, mean over photos; it sums to 1. Colours: log scale, four decades below the "
+        "peak; lower is darkest.",
+    ),
+    (
+        "Attribution",
+        "Grad-CAM of the four stage outputs for one class, per 32 × 32 px so that stages "
+        "compare. The bars split gradient times value at each EVSS block's output into its "
+        "three addends: SE(scan), SE(convolution) and the residual.",
+    ),
+    (
+        "Profile",
+        "Medians after warm-up, shown only when the logits agree with the slow reference. "
+        "Tokens read and serial depth are counts. Multiply-adds mix two conventions, as the "
+        "field does: one per multiply-accumulate of convolutions and products, 9·L·D·N + L·D "
+        "per scan.",
+    ),
+    (
+        "Other steps",
+        "Steps other than 2 are ours: all p × p phases are scanned, each token once. Step 1 "
+        "is one raster scan with the first parameter set, not the full scan; at p ≠ 2 the "
+        "four parameter sets are used unevenly. A scheme swapped in on weights trained with "
+        "another is labelled so.",
+    ),
+    (
+        "Your photos",
+        "They stay on the machine that runs the workbench, readable by whoever knows their "
+        "address, until the server removes them after a day.",
+    ),
+)
 
 
 def top_box(prediction: PredictionResult, target: int | None) -> dict[str, Any]:

@@ -8,7 +8,7 @@
  */
 (() => {
   if (window.Workbench) return;
-  const P = window.Plotly; // captured now: another component might load its own copy later
+  let P = null; // captured at the first mount: another component might load its own copy later
   const CONFIG = { displayModeBar: false, responsive: false, doubleClick: false, showTips: false };
   const GROUPS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7"];
   const SCAN_SECONDS = 7; // one whole scan at normal speed
@@ -369,8 +369,8 @@
       this.sequences = this.tables[this.scheme];
       this.where = null;
       [...this.tabs.children].forEach((tab, i) => tab.setAttribute("aria-checked", String(i === this.scheme)));
-      if (rewind) {
-        this.stop();
+      if (rewind || this.step === undefined) {
+        this.playing = false;
         this.step = scheme.length;
       }
       this.group = Math.min(this.group, this.sequences.length - 1);
@@ -508,10 +508,10 @@
       g.strokeStyle = colour;
       g.lineCap = "round";
       g.globalAlpha = alpha;
-      g.lineWidth = Math.max(1, Math.min(2.4, cell * 0.18));
+      g.lineWidth = Math.max(0.9, Math.min(2, cell * 0.15));
       g.stroke(steps);
-      g.globalAlpha = alpha * 0.28;
-      g.lineWidth = 0.8;
+      g.globalAlpha = alpha * 0.2;
+      g.lineWidth = 0.7;
       g.stroke(jumps);
       g.globalAlpha = alpha;
       g.fillStyle = colour;
@@ -868,31 +868,39 @@
   }
 
   class Header {
-    constructor(element, props) {
+    constructor(element, props, trigger) {
       this.props = props;
+      this.trigger = trigger;
       this.node = el("div", { class: "wb-header" });
       element.replaceChildren(this.node);
     }
 
+    button(text, title, onclick) {
+      return el("button", { type: "button", class: "wb-linkbutton", text, title, onclick });
+    }
+
     update() {
       const spec = JSON.parse(this.props.value || "{}");
-      const copy = el("button", {
-        type: "button", class: "wb-linkbutton", text: "Link", title: "Copy a link to this view",
-        onclick: async () => {
-          try {
-            await navigator.clipboard.writeText(window.location.href);
-            copy.textContent = "Copied";
-          } catch {
-            copy.textContent = "In the address bar";
-          }
-          setTimeout(() => (copy.textContent = "Link"), 1500);
-        },
+      const copy = this.button("Link", "Copy a link to this view", async () => {
+        try {
+          await navigator.clipboard.writeText(window.location.href);
+          copy.textContent = "Copied";
+        } catch {
+          copy.textContent = "In the address bar";
+        }
+        setTimeout(() => (copy.textContent = "Link"), 1500);
       });
+      const save = this.button("Export", "Download the numbers (JSON, npz) and pictures (PNG) of the four panels", () =>
+        this.trigger("choose", { id: "export" }));
+      const help = el("dialog", { class: "wb-help", "aria-label": "What is shown, and how" },
+        el("h2", { text: "What is shown, and how" }),
+        el("dl", {}, ...(spec.help || []).flatMap(([term, text]) => [el("dt", { text: term }), el("dd", { text })])));
+      help.addEventListener("click", (event) => event.target === help && help.close());
       this.node.replaceChildren(
         el("h1", { text: "EfficientVMamba Workbench" }),
         el("div", { class: "wb-facts" }, ...(spec.facts || []).map((fact) =>
           el("span", { class: fact.tone ? `wb-fact-${fact.tone}` : "", text: fact.text, title: fact.title || fact.text }))),
-        copy,
+        copy, save, this.button("?", "What is shown, and how", () => help.showModal()), help,
       );
     }
   }
@@ -948,6 +956,7 @@
   const KINDS = { panel: Panel, photos: PhotoPicker, status: Status, header: Header, sidebox: Sidebox };
   window.Workbench = {
     mount(kind, element, props, trigger, watch) {
+      P ||= window.Plotly;
       const view = new KINDS[kind](element, props, trigger);
       watch("value", () => view.update());
       view.update();

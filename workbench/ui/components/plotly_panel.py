@@ -25,7 +25,7 @@ def static_files() -> list[Path]:
 
 
 def head() -> str:
-    """Script tags for the page's head: Plotly of the installed package, then our panels."""
+    """Script tags that Gradio loads once, before any component: Plotly as installed, our panels."""
     version = int(SCRIPT.stat().st_mtime)
     return "".join(
         f'<script src="/gradio_api/file={path}{query}"></script>'
@@ -42,6 +42,7 @@ class Json(gr.HTML):
         kwargs.setdefault("html_template", '<div class="wb-host"></div>')
         kwargs.setdefault("js_on_load", self.script())
         kwargs.setdefault("apply_default_css", False)
+        kwargs.setdefault("head", head())
         super().__init__(dump(value) if value is not None else None, **kwargs)
 
     @classmethod
