@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import sys
 
-from workbench.security import launch_options, queue_options
-
+from workbench.security import launch_options, queue_options, quiet_environment
 from workbench.settings import Settings
-from workbench.ui.build import build_app, theme
-from workbench.ui.components.plotly_panel import STYLE, head
 
 settings = Settings.from_args(sys.argv[1:]) if __name__ == "__main__" else Settings.from_env()
+quiet_environment()  # before the first import of gradio
+
+from workbench.ui.build import build_app, theme  # noqa: E402
+from workbench.ui.components.plotly_panel import STYLE  # noqa: E402
+
 demo = build_app(settings).queue(**queue_options(settings))
 
 
 def main() -> None:
-    demo.launch(theme=theme(), css_paths=[STYLE], head=head(), **launch_options(settings))
+    demo.launch(theme=theme(), css_paths=[STYLE], **launch_options(settings))
 
 
 if __name__ == "__main__":

@@ -955,6 +955,8 @@
 
   const KINDS = { panel: Panel, photos: PhotoPicker, status: Status, header: Header, sidebox: Sidebox };
   window.Workbench = {
+    state: () => ({ focus, hover }),
+    panels: () => [...panels].filter((p) => p.payload).map((p) => ({ id: p.payload.id, bytes: p.props.value.length })),
     mount(kind, element, props, trigger, watch) {
       P ||= window.Plotly;
       const view = new KINDS[kind](element, props, trigger);

@@ -1,0 +1,61 @@
+"""`make screenshots`: the pictures of the README and of our own eyes, from the running app.
+
+Writes assets/screenshot.png (light, 1440x900) for the README; with --all DIR every theme and size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.browser.conftest import CHROMIUM_FLAGS, ROOT, start_app, watch
+from tests.conftest import find_browser
+
+SHOTS = (
+    ("light", 1440, 900),
+    ("dark", 1440, 900),
+    ("light", 1280, 720),
+    ("dark", 1280, 720),
+)
+
+
+def main() -> int:
+    from playwright.sync_api import sync_playwright
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--all", type=Path, metavar="DIR", help="every theme and size into DIR")
+    parser.add_argument("--query", default="", help='view of the link, such as "?image=coffee"')
+    args = parser.parse_args()
+    executable = find_browser()
+    if executable is None:
+        print("No Chromium found: install the chromium package or set CHROMIUM=/path.")
+        return 2
+    process, url = start_app(Path(tempfile.mkdtemp()) / "app.log")
+    try:
+        with sync_playwright() as p:
+            chromium = p.chromium.launch(executable_path=executable, args=list(CHROMIUM_FLAGS))
+            for theme, width, height in SHOTS if args.all else SHOTS[:1]:
+                scale = 1 if args.all else 1.5
+                context = chromium.new_context(
+                    viewport={"width": width, "height": height}, device_scale_factor=scale
+                )
+                watched = watch(context, url)
+                query = args.query or "?"
+                watched.open(f"{query}&__theme={theme}")
+                folder = args.all or ROOT / "assets"
+                folder.mkdir(parents=True, exist_ok=True)
+                name = f"page-{theme}-{width}.png" if args.all else "screenshot.png"
+                watched.page.mouse.move(2, 2)
+                watched.page.wait_for_timeout(800)
+                watched.page.screenshot(path=folder / name)
+                print(folder / name)
+                context.close()
+    finally:
+        process.terminate()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
