@@ -78,8 +78,8 @@ def pack(
         members[f"{name}.json"] = to_json(result)
         members[f"{name}.npz"] = to_npz(result)
     for name, png in (pictures or {}).items():
-        _check_name(name)
-        members[f"{name}.png"] = png
+        _check_name(name.removesuffix(".png"))
+        members[f"{name.removesuffix('.png')}.png"] = png
     manifest = {
         "schema": SCHEMA,
         "workbench": __version__,

@@ -81,7 +81,7 @@ class RefuseCrossSite:
 
     Browsers say where a request comes from in Sec-Fetch-Site; over plain http on a network they
     leave it out, and Origin is compared with Host instead. "same-site" is refused as well: another
-    port of localhost is another program. Programs (curl, gradio_client) send neither header and pass.
+    port of localhost is another program. Programs (curl, gradio_client) send neither and pass.
     """
 
     def __init__(self, app: ASGIApp, trusted_hosts: Iterable[str] = ()) -> None:

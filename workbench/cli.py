@@ -1,0 +1,234 @@
+"""`python -m workbench`: the analyses of the page, written to files."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.errors import BadInputError, WorkbenchError
+from workbench.export import pack, to_json, to_npz
+from workbench.progress import Progress
+from workbench.report import facts, html_report
+from workbench.settings import Settings, add_compute_arguments
+from workbench.view import View
+
+if TYPE_CHECKING:
+    # Loading torch takes seconds; `--help` and mistakes in the flags should not wait for it.
+    from workbench.local_weights import LocalWorkbench
+
+FORMATS = ("json", "npz", "png", "html", "zip")
+SUMMARIES = {
+    "scan": "the scan paths of one stage under two schemes",
+    "erf": "the effective receptive field of one token under two schemes",
+    "attribute": "the prediction and its Grad-CAM maps per stage",
+    "profile": "the time of one forward pass, per block and operator, under two schemes",
+}
+BAD_INPUT = 2  # the exit status of argparse, too
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status: 0, 2 for bad input, 130 after Ctrl+C."""
+    args = argument_parser().parse_args(argv)
+    try:
+        if args.command == "info":
+            _info(args)
+        else:
+            _analyse(args)
+    except WorkbenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m workbench", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    view = View()
+    for name, summary in SUMMARIES.items():
+        command = commands.add_parser(name, help=summary, description=f"Computes {summary}.")
+        add = command.add_argument
+        add("--model", default=view.model, help="a model of `info`, such as tiny (the default)")
+        add(
+            "--weights",
+            default=view.weights,
+            help="default, random, FILE, FILE#entry or hf:OWNER/NAME (default: default)",
+        )
+        add("--image", default=view.photo, help="a photo of `info`, or a file (default: chelsea)")
+        add("--size", type=int, default=view.size, help="input pixels (default 224)")
+        add("--fit", default=view.fit, help="crop or whole (default crop)")
+        add("--scan", default=view.scan_a, help="scheme A (default es2d:step=2)")
+        add("--scan-b", default=view.scan_b, help="scheme B, for comparison (default ss2d)")
+        add("--stage", type=int, default=view.stage, help="1 to 4 (default 2)")
+        add("--y", type=int, help="token row (default: the centre)")
+        add("--x", type=int, help="token column (default: the centre)")
+        add("--target", type=int, help="class index (default: the most probable)")
+        if name == "erf":
+            add("--images", type=int, default=8, metavar="N", help="images to average (default 8)")
+        add("--out", type=Path, default=Path("runs"), metavar="DIR", help="folder (default runs)")
+        add(
+            "--format",
+            type=_formats,
+            default=("json", "npz", "png"),
+            help=f"comma-separated, of {', '.join(FORMATS)} (default json,npz,png)",
+        )
+        _add_shared(command)
+    info = commands.add_parser("info", help="what can be chosen: models, weights, scans, photos")
+    _add_shared(info)
+    return parser
+
+
+def _add_shared(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--gallery", dest="gallery_dir", type=Path, metavar="DIR", help="add the photos of a folder"
+    )
+    add_compute_arguments(command)
+
+
+def _formats(text: str) -> tuple[str, ...]:
+    given = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    unknown = [part for part in given if part not in FORMATS]
+    if unknown or not given:
+        raise argparse.ArgumentTypeError(f"{text!r}: give one or more of {', '.join(FORMATS)}")
+    return given
+
+
+def _open(args: argparse.Namespace, weights: str | None = None) -> LocalWorkbench:
+    from workbench.local_weights import LocalWorkbench
+
+    names = ("gallery_dir", "device", "backend", "threads")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    return LocalWorkbench(replace(Settings.from_env(), **given), weights)
+
+
+def _analyse(args: argparse.Namespace) -> None:
+    is_listed = args.weights in ("default", "random")
+    wb = _open(args, None if is_listed else args.weights)
+    view = wb.resolve(_view(wb, args))
+    for name in ("y", "x"):
+        asked, got = getattr(args, name), getattr(view, name)
+        if asked is not None and asked != got:
+            rows, columns, _ = wb.stage_shape(view, view.stage)
+            print(
+                f"{name}={asked} lies outside stage {view.stage}'s map of {rows} x {columns} "
+                f"tokens; {name}={got} is used.",
+                file=sys.stderr,
+            )
+    results = _results(wb, view, args)
+    for name, result in results.items():
+        print(f"\n{name}")
+        for label, value in facts(result):
+            print(f"  {label.replace('_', ' '):24} {value}")
+    print()
+    for path in _write(wb, view, args, results):
+        print(path)
+
+
+def _view(wb: LocalWorkbench, args: argparse.Namespace) -> View:
+    names = [choice.name for choice in wb.models()]
+    model = f"efficientvmamba_{args.model}" if args.model not in names else args.model
+    photo = args.image
+    if all(known.id != photo for known in wb.photos.list()) and Path(photo).is_file():
+        photo = wb.photos.add(Path(photo)).id
+    return View(
+        model=model if model in names else args.model,
+        weights=args.weights,
+        photo=photo,
+        size=args.size,
+        fit=args.fit,
+        scan_a=args.scan,
+        scan_b=args.scan_b,
+        stage=args.stage,
+        y=args.y,
+        x=args.x,
+        target=args.target,
+    )
+
+
+def _results(wb: LocalWorkbench, view: View, args: argparse.Namespace) -> dict[str, Any]:
+    """Results by the names that export files and `figures.paper` use."""
+    if args.command == "scan":
+        return {f"scan_{which}": wb.scan(view, which) for which in "ab"}
+    if args.command == "erf":
+        return {f"erf_{which}": _last(wb.erf(view, which, args.images)) for which in "ab"}
+    if args.command == "attribute":
+        return {"prediction": wb.predict(view), "attribution": wb.attribution(view)}
+    return {f"profile_{which}": _last(wb.profile(view, which)) for which in "ab"}
+
+
+def _last(items: Iterator[Any]) -> Any:
+    """The final result of a long run; progress goes to the terminal."""
+    result = None
+    for item in items:
+        if not isinstance(item, Progress):
+            result = item
+        elif sys.stderr.isatty():
+            print(f"\r{item.done}/{item.total} {item.what:60}", end="", file=sys.stderr)
+    if sys.stderr.isatty():
+        print(f"\r{'':80}\r", end="", file=sys.stderr)
+    return result
+
+
+def _write(
+    wb: LocalWorkbench, view: View, args: argparse.Namespace, results: dict[str, Any]
+) -> Iterator[Path]:
+    files: dict[str, bytes] = {}
+    pictures: dict[str, bytes] = {}
+    if set(args.format) & {"png", "html", "zip"}:
+        from workbench.figures.paper import render
+        from workbench.photos import prepare
+
+        rgb = prepare(wb.photos.get(view.photo), view.size, view.fit).rgb
+        pictures = render(results, rgb)
+    if "json" in args.format:
+        files |= {f"{name}.json": to_json(result) for name, result in results.items()}
+    if "npz" in args.format:
+        files |= {f"{name}.npz": to_npz(result) for name, result in results.items()}
+    if "png" in args.format:
+        files |= pictures
+    if "html" in args.format:
+        title = f"{args.command}: {view.model}, {wb.photos.get(view.photo).title}"
+        files[f"{args.command}.html"] = html_report(title, results, pictures).encode()
+    if "zip" in args.format:
+        files[f"{args.command}.zip"] = pack(results, {}, pictures)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+        for name, data in files.items():
+            (args.out / name).write_bytes(data)
+            yield args.out / name
+    except OSError as error:
+        raise BadInputError(
+            f"{args.out} cannot be written: {error.strerror}. Choose another folder with --out."
+        ) from error
+
+
+def _info(args: argparse.Namespace) -> None:
+    import kernels
+
+    wb = _open(args)
+    print("models")
+    for model in wb.models():
+        cost = f"{model.n_parameters:>10,} parameters, {model.macs_224 / 1e9:.3f} G at 224 px"
+        print(f"  {model.name:24} {cost}")
+        for weights in wb.weights(model.name):
+            print(f"    {weights.name:22} {weights.label}")
+    print("scans")
+    for scan in wb.scans():
+        print(f"  {scan.name:24} {scan.label}: {scan.definition}")
+    print("photos")
+    for photo in wb.photos.list():
+        credit = f"{photo.title}, {photo.credit}, {photo.licence}"
+        print(f"  {photo.id:24} {photo.width} x {photo.height} px, {credit}")
+    for problem in wb.photos.problems:
+        print(f"  left out: {problem}")
+    print("backends")
+    for name, reason in kernels.backends().items():
+        print(f"  {name:24} {'usable' if reason is None else f'not usable: {reason}'}")
+    print(f"  {'in use':24} {wb.backend} ({wb.backend_reason})")

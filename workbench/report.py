@@ -1,0 +1,83 @@
+"""Results as one HTML file that needs nothing else: pictures, numbers, and where they come from."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import html
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1f2933; max-width: 60rem; margin: 2rem auto;
+       padding: 0 1rem; }
+h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2.5rem; }
+img { max-width: 100%; height: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th { text-align: left; font-weight: 400; color: #52606d; padding: 0 2rem 0 0; vertical-align: top; }
+td { overflow-wrap: anywhere; }
+"""
+# The file is opened from disk: nothing may be loaded, nothing may run.
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def html_report(title: str, results: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
+    """`results` by name, of the types of `workbench.results`; `pictures` are PNGs by name."""
+    parts = [
+        "<!doctype html>",
+        '<html lang="en"><head><meta charset="utf-8">',
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>",
+        f"<h1>{html.escape(title)}</h1>",
+    ]
+    for name, png in pictures.items():
+        data = base64.b64encode(png).decode()
+        parts.append(f'<img alt="{html.escape(name)}" src="data:image/png;base64,{data}">')
+    for name, result in results.items():
+        parts.append(f"<h2>{html.escape(name)}</h2>")
+        parts.append(_table(facts(result)))
+        parts.append("<details><summary>Where this comes from</summary>")
+        parts.append(_table(_fields(result.provenance)))
+        parts.append("</details>")
+    return "\n".join([*parts, "</body></html>", ""])
+
+
+def facts(result: Any) -> list[tuple[str, str]]:
+    """(name, value) in words of a result's plain values; arrays and long lists are left out."""
+    rows = [row for row in _fields(result) if row[0] != "provenance"]
+    if hasattr(result, "probabilities"):
+        best = np.argsort(-result.probabilities)[:5]
+        rows += [(result.classes[i], f"{100 * result.probabilities[i]:.3g} %") for i in best]
+    return rows
+
+
+def _fields(record: Any) -> list[tuple[str, str]]:
+    rows = []
+    for field in dataclasses.fields(record):
+        value = getattr(record, field.name)
+        if isinstance(value, dict):
+            rows += [(key, _text(item)) for key, item in value.items()]
+        elif isinstance(value, tuple) and value and all(isinstance(v, (int, str)) for v in value):
+            if len(value) <= 8:
+                rows.append((field.name, ", ".join(map(str, value))))
+        elif isinstance(value, (str, int, float, bool)) and value != "":
+            rows.append((field.name, _text(value)))
+    return rows
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "none"}[value]
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _table(rows: Iterable[tuple[str, str]]) -> str:
+    cells = (
+        f"<tr><th>{html.escape(name.replace('_', ' '))}</th><td>{html.escape(value)}</td></tr>"
+        for name, value in rows
+    )
+    return f"<table>{''.join(cells)}</table>"
