@@ -14,7 +14,7 @@ import gradio as gr
 import plotly
 
 SCRIPT = Path(__file__).with_name("plotly_panel.js")
-STYLE = Path(__file__).with_name("workbench.css")
+STYLE = Path(__file__).with_name("plotly_panel.css")
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 MAX_PANEL_BYTES = 1_000_000  # one panel's JSON
 
