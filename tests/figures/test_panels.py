@@ -17,7 +17,7 @@ from workbench.figures.erf import density_level
 from workbench.figures.scan import encode_order, locate
 from workbench.figures.theme import block_sum, ordinal, percent, resolve, scan_short, significant
 
-SCRIPT = Path(__file__).parents[2] / "workbench" / "ui" / "components" / "plotly_panel.js"
+SCRIPT = Path(__file__).parents[2] / "workbench" / "ui" / "components" / "scan_player.js"
 FOCUS = {"stage": 1, "y": 8, "x": 8, "stride": 4}
 
 

@@ -22,7 +22,6 @@ import kernels
 from workbench.errors import BadInputError, WorkbenchError
 from workbench.progress import Progress
 from workbench.runtime import Workbench
-from workbench.ui.panels import default_view
 from workbench.view import View
 
 SIGNIFICANT_DIGITS = 6
@@ -116,7 +115,7 @@ def add_api(wb: Workbench) -> None:
                     for p in wb.photos.list()
                 ],
                 "backends": kernels.backends(),
-                "device": wb.describe(default_view(wb)).device_label,
+                "device": wb.describe(wb.resolve(d)).device_label,
             }
         )
 

@@ -23,7 +23,7 @@ from workbench.ui.components.plotly_panel import (
 )
 from workbench.ui.first_paint import stored_panels
 from workbench.ui.handlers import MOST_PROBABLE, Handlers
-from workbench.ui.panels import TITLES, default_view
+from workbench.ui.panels import TITLES
 from workbench.ui.state import Sessions
 from workbench.view import FITS, SIZES, STAGES, View
 
@@ -178,7 +178,7 @@ def build_app(settings: Settings, wb: Workbench | None = None) -> gr.Blocks:
     """The page and the HTTP API over one workbench."""
     wb = wb or Workbench(settings)
     handlers = Handlers(wb, Sessions())
-    view = default_view(wb)
+    view = wb.resolve(View())
     stored = stored_panels(wb, settings.example)
     gr.set_static_paths(static_files())
     with gr.Blocks(

@@ -42,13 +42,6 @@ def done(payload: dict[str, Any]) -> Update:
     return Update(payload["id"], payload | {"result_id": result_id(payload)}, is_done=True)
 
 
-def default_view(wb: Workbench) -> View:
-    """The view of a fresh page; random weights where no trained ones ship for its model."""
-    view = View()
-    names = [choice.name for choice in wb.weights(view.model)]
-    return wb.resolve(view if view.weights in names else View(weights=names[0]))
-
-
 def focus_of(wb: Workbench, view: View) -> dict[str, int]:
     _, _, stride = wb.stage_shape(view, view.stage)
     y, x = view.y or 0, view.x or 0

@@ -13,7 +13,10 @@ from typing import Any
 import gradio as gr
 import plotly
 
-SCRIPT = Path(__file__).with_name("plotly_panel.js")
+SCRIPTS = tuple(
+    Path(__file__).with_name(name)
+    for name in ("plotly_panel.js", "scan_player.js", "page_parts.js")
+)
 STYLE = Path(__file__).with_name("plotly_panel.css")
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 MAX_PANEL_BYTES = 1_000_000  # one panel's JSON
@@ -21,15 +24,14 @@ MAX_PANEL_BYTES = 1_000_000  # one panel's JSON
 
 def static_files() -> list[Path]:
     """Files that the browser may read, listed singly."""
-    return [SCRIPT, PLOTLY]
+    return [PLOTLY, *SCRIPTS]
 
 
 def head() -> str:
     """Script tags that Gradio loads once, before any component: Plotly as installed, our panels."""
-    version = int(SCRIPT.stat().st_mtime)
     return "".join(
-        f'<script src="/gradio_api/file={path}{query}"></script>'
-        for path, query in ((PLOTLY, ""), (SCRIPT, f"?v={version}"))
+        f'<script src="/gradio_api/file={path}?v={int(path.stat().st_mtime)}"></script>'
+        for path in static_files()
     )
 
 

@@ -1,0 +1,148 @@
+"""The public HTTP API, called as a user calls it: gradio_client over a served app."""
+
+from __future__ import annotations
+
+import base64
+import io
+import zipfile
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from workbench.security import launch_options, queue_options, quiet_environment
+from workbench.settings import Settings
+
+quiet_environment()
+ENDPOINTS = {"/info", "/predict", "/scan", "/erf", "/attribution", "/profile", "/export"}
+TEST_MODEL = {"model": "efficientvmamba_test", "weights": "random", "size": 128}
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[object]:
+    from gradio_client import Client
+
+    from workbench.ui.build import build_app
+
+    settings = Settings()
+    demo = build_app(settings).queue(**queue_options(settings))
+    options = launch_options(settings) | {"server_port": None, "quiet": True}
+    _, url, _ = demo.launch(prevent_thread_lock=True, **options)
+    try:
+        yield Client(url, verbose=False)
+    finally:
+        demo.close()
+
+
+def fails(client: object, endpoint: str, **arguments: object) -> str:
+    """The sentence with which a call is refused."""
+    with pytest.raises(Exception) as caught:
+        client.predict(**arguments, api_name=endpoint)
+    message = str(caught.value)
+    assert "Traceback" not in message
+    return message
+
+
+def test_the_public_endpoints_are_exactly_these(client) -> None:
+    api = client.view_api(return_format="dict")
+    assert set(api["named_endpoints"]) == ENDPOINTS
+    assert not api["unnamed_endpoints"]
+    for name, endpoint in api["named_endpoints"].items():
+        assert endpoint.get("description"), f"{name} has no description"
+
+
+def test_info_lists_what_can_be_asked_for(client) -> None:
+    info = client.predict(api_name="/info")
+    assert "efficientvmamba_tiny" in [m["name"] for m in info["models"]]
+    assert {"es2d:step=2", "ss2d"} <= {s["name"] for s in info["scans"]}
+    assert "chelsea" in [p["id"] for p in info["images"]]
+    assert all(p["credit"] and p["licence"] for p in info["images"])
+    assert info["backends"]["cpu"] is None
+    assert set(info["backends"]) == {"reference", "cpu", "triton"}
+
+
+def test_predict(client) -> None:
+    answer = client.predict(**TEST_MODEL, image="coffee", api_name="/predict")
+    assert sum(answer["probabilities"]) == pytest.approx(1, abs=1e-4)
+    p = answer["provenance"]
+    assert (p["model"], p["image"], p["backend"]) == ("efficientvmamba_test", "coffee", "cpu")
+    assert p["is_random"] is True
+    assert (
+        client.predict(**TEST_MODEL, image="coffee", api_name="/predict")["logits"]
+        == (answer["logits"])
+    )
+
+
+def test_scan(client) -> None:
+    answer = client.predict(**TEST_MODEL, scan="es2d:step=3", stage=1, api_name="/scan")
+    index = np.array(answer["index"])
+    assert index.shape == (9, 11 * 11)
+    assert sorted(index[index >= 0]) == list(range(32 * 32))
+    assert answer["is_verified"] is True
+
+
+def test_erf(client) -> None:
+    answer = client.predict(**TEST_MODEL, stage=2, y=3, x=9, images=2, api_name="/erf")
+    mass = np.array(answer["mass"])
+    assert mass.shape == (128, 128)
+    assert mass.sum() == pytest.approx(1, abs=1e-3)
+    assert (answer["y"], answer["x"], answer["n_images"]) == (3, 9, 2)
+    assert answer["is_final"] is True
+
+
+def test_attribution(client) -> None:
+    answer = client.predict(**TEST_MODEL, target=2, api_name="/attribution")
+    assert [np.array(m).shape for m in answer["maps"]] == [(32, 32), (16, 16), (8, 8), (4, 4)]
+    assert answer["target"] == 2
+    assert all(e["error"] < 1e-4 for e in answer["evidence"])
+
+
+def test_profile(client) -> None:
+    answer = client.predict(**TEST_MODEL, api_name="/profile")
+    assert answer["is_correct"] is True
+    assert 0 < answer["p20_ms"] <= answer["p50_ms"] <= answer["p80_ms"]
+    assert {b["stage"] for b in answer["blocks"]} >= {1, 2, 3, 4}
+
+
+def test_export(client) -> None:
+    answer = client.predict(**TEST_MODEL, api_name="/export")
+    with zipfile.ZipFile(io.BytesIO(base64.b64decode(answer["base64"]))) as archive:
+        names = archive.namelist()
+    assert sum(name.endswith(".png") for name in names) == 4
+    assert any(name.endswith(".npz") for name in names)
+
+
+def test_a_photo_as_data_uri(client) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((90, 70, 3), 40, np.uint8)).save(buffer, "PNG")
+    uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    answer = client.predict(**TEST_MODEL, image=uri, api_name="/predict")
+    assert answer["provenance"]["image"].startswith("upload-")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "arguments", "words"),
+    [
+        ("/predict", {"model": "resnet18"}, "efficientvmamba_tiny"),
+        ("/predict", {"model": "/etc/passwd"}, "efficientvmamba_tiny"),
+        ("/predict", {"weights": "hf:someone/something"}, "random"),
+        ("/predict", {"image": "../../etc/passwd"}, "chelsea"),
+        ("/predict", {"image": "http://127.0.0.1/x.png"}, "chelsea"),
+        ("/predict", {"image": "data:image/png;base64,AAAA"}, "image sent to the API"),
+        ("/scan", {"scan": "es2d:step=0"}, "step"),
+        ("/scan", {"scan": "hilbert"}, "es2d"),
+        ("/scan", {"stage": 7}, "stage"),
+        ("/erf", {"images": 0}, "image"),
+        ("/attribution", {"target": 10_000}, "class"),
+        ("/predict", {"size": 100_000}, "224"),
+    ],
+)
+def test_bad_names_and_numbers_get_one_clear_sentence(client, endpoint, arguments, words) -> None:
+    assert words in fails(client, endpoint, **(TEST_MODEL | arguments))
+
+
+def test_wrong_types_do_not_break_the_server(client) -> None:
+    for arguments in ({"stage": "two"}, {"size": None}, {"image": 5}, {"y": "a"}, {"y": 1.5}):
+        fails(client, "/erf", **(TEST_MODEL | arguments))
+    assert client.predict(api_name="/info")["models"]

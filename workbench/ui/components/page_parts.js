@@ -1,0 +1,138 @@
+"use strict";
+/* Everything around the panels: gallery, header, boxes of the sidebar, progress, pasted and dropped photos. */
+window.WorkbenchParts = window.WorkbenchParts || {};
+window.WorkbenchParts.page = ({ el, send }) => {
+  /* A row of choices (photos) drawn as buttons; `trigger("select", {id})`. */
+  class PhotoPicker {
+    constructor(element, props, trigger) {
+      this.props = props;
+      this.trigger = trigger;
+      this.node = el("div", { class: "wb-photos", role: "radiogroup", "aria-label": "Photo" });
+      element.replaceChildren(this.node);
+    }
+
+    update() {
+      const { photos, selected } = JSON.parse(this.props.value || '{"photos": []}');
+      this.node.replaceChildren(...photos.map((photo) =>
+        el("button", {
+          type: "button", role: "radio", class: "wb-photo", "data-photo": photo.id, title: `${photo.title}. ${photo.credit}`,
+          "aria-checked": String(photo.id === selected), "aria-label": photo.title,
+          onclick: () => {
+            for (const node of this.node.children) node.setAttribute("aria-checked", String(node.dataset.photo === photo.id));
+            this.trigger("choose", { id: photo.id });
+          },
+        }, el("img", { src: photo.thumbnail, alt: "" }))));
+    }
+  }
+
+  /* Text that the server keeps current: header, top 5, focus, link, progress of every panel. */
+  class Status {
+    constructor(element, props, trigger) {
+      this.props = props;
+      this.trigger = trigger;
+      this.element = element;
+    }
+
+    update() {
+      if (!this.props.value) return;
+      const status = JSON.parse(this.props.value);
+      if (status.link) {
+        const url = new URL(window.location.href);
+        const theme = url.searchParams.get("__theme");
+        url.search = status.link;
+        if (theme) url.searchParams.set("__theme", theme);
+        if (url.href !== window.location.href) window.history.replaceState(window.history.state, "", url);
+      }
+      this.element.dataset.state = Object.keys(status.panels || {}).length ? "busy" : "idle";
+      send({ kind: "status", status });
+    }
+  }
+
+  class Header {
+    constructor(element, props, trigger) {
+      this.props = props;
+      this.trigger = trigger;
+      this.node = el("div", { class: "wb-header" });
+      element.replaceChildren(this.node);
+    }
+
+    button(text, title, onclick) {
+      return el("button", { type: "button", class: "wb-linkbutton", text, title, onclick });
+    }
+
+    update() {
+      const spec = JSON.parse(this.props.value || "{}");
+      const copy = this.button("Link", "Copy a link to this view", async () => {
+        try {
+          await navigator.clipboard.writeText(window.location.href);
+          copy.textContent = "Copied";
+        } catch {
+          copy.textContent = "In the address bar";
+        }
+        setTimeout(() => (copy.textContent = "Link"), 1500);
+      });
+      const save = this.button("Export", "Download the numbers (JSON, npz) and pictures (PNG) of the four panels", () =>
+        this.trigger("choose", { id: "export" }));
+      const help = el("dialog", { class: "wb-help", "aria-label": "What is shown, and how" },
+        el("h2", { text: "What is shown, and how" }),
+        el("dl", {}, ...(spec.help || []).flatMap(([term, text]) => [el("dt", { text: term }), el("dd", { text })])));
+      help.addEventListener("click", (event) => event.target === help && help.close());
+      this.node.replaceChildren(
+        el("h1", { text: "EfficientVMamba Workbench" }),
+        el("div", { class: "wb-facts" }, ...(spec.facts || []).map((fact) =>
+          el("span", { class: fact.tone ? `wb-fact-${fact.tone}` : "", text: fact.text, title: fact.title || fact.text }))),
+        copy, save, this.button("?", "What is shown, and how", () => help.showModal()), help,
+      );
+    }
+  }
+
+  class Sidebox {
+    constructor(element, props, trigger) {
+      this.props = props;
+      this.trigger = trigger;
+      this.node = el("div", { class: "wb-sidebox" });
+      element.replaceChildren(this.node);
+    }
+
+    update() {
+      const spec = JSON.parse(this.props.value || "{}");
+      const rows = (spec.rows || []).map((row) => {
+        const node = el(row.pick === undefined ? "div" : "button", {
+          class: `wb-siderow${row.current ? " wb-current" : ""}`, type: row.pick === undefined ? null : "button",
+          title: row.title || row.text, onclick: row.pick === undefined ? undefined : () => this.trigger("choose", { id: row.pick }),
+        }, el("span", { text: row.text }), el("span", { class: "wb-number", text: row.value }));
+        if (row.share !== undefined) node.style.setProperty("--wb-share", `${100 * row.share}%`);
+        return node;
+      });
+      this.node.replaceChildren(
+        spec.title ? el("h3", { text: spec.title }) : "", ...rows,
+        spec.text ? el("p", { text: spec.text, class: spec.tone ? `wb-tone-${spec.tone}` : "" }) : "",
+      );
+    }
+  }
+
+  /* A pasted or dropped image goes the same way as an uploaded one. */
+  function bridgeUploads() {
+    const hand = (files) => {
+      const input = document.querySelector("#wb-upload input[type=file], input[type=file]#wb-upload");
+      const images = [...files].filter((file) => file.type.startsWith("image/"));
+      if (!input || !images.length) return false;
+      const transfer = new DataTransfer();
+      transfer.items.add(images[0]);
+      input.files = transfer.files;
+      input.dispatchEvent(new Event("change", { bubbles: true }));
+      return true;
+    };
+    document.addEventListener("paste", (event) => {
+      if (event.clipboardData && hand(event.clipboardData.files)) event.preventDefault();
+    });
+    document.addEventListener("dragover", (event) => event.preventDefault());
+    document.addEventListener("drop", (event) => {
+      event.preventDefault();
+      if (event.dataTransfer) hand(event.dataTransfer.files);
+    });
+  }
+  bridgeUploads();
+
+  return { PhotoPicker, Status, Header, Sidebox };
+};
