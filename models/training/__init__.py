@@ -1,0 +1,1 @@
+"""Parts of the training program `python -m models.train`: data, teacher, engine, state and logs."""

@@ -1,0 +1,445 @@
+"""The training loop: one optimiser step at a time, resumable at any of them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from timm.optim import param_groups_weight_decay
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+from torchvision.transforms import v2
+
+from models.training import metrics
+from models.training.config import TrainConfig
+from models.training.data import (
+    Batch,
+    ImageStore,
+    Split,
+    TrainBatches,
+    TrainSamples,
+    centre_batches,
+    collate,
+    normalise,
+)
+from models.training.distributed import Processes
+from models.training.errors import TrainingError
+from models.training.log import TrainLog
+from models.training.state import load_state, save_state
+from models.training.teacher import crop_logits, distillation_loss
+
+STATE_FILE = "last.pt"
+
+
+class Student(nn.Module):
+    """A model with a second linear head that learns the teacher's classes; dropped on export."""
+
+    def __init__(self, model: nn.Module, n_teacher_classes: int, seed: int) -> None:
+        super().__init__()
+        self.model = model
+        self.teacher_head: nn.Linear | None = None
+        if n_teacher_classes:
+            width = model.num_features
+            self.teacher_head = nn.Linear(width, n_teacher_classes)
+            generator = torch.Generator().manual_seed(seed)
+            nn.init.trunc_normal_(self.teacher_head.weight, std=0.02, generator=generator)
+            nn.init.zeros_(self.teacher_head.bias)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Images `[B, 3, H, W]` -> logits `[B, K]` and, with a teacher, its logits `[B, T]`."""
+        features = self.model.forward_features(x)
+        pooled = self.model.forward_head(features, pre_logits=True)
+        logits = self.model.get_classifier()(pooled)
+        return logits, None if self.teacher_head is None else self.teacher_head(pooled)
+
+
+@dataclass
+class Data:
+    """The two splits with what reads them; `teacher_maps` is `[n_train, T, h, w]` float16."""
+
+    train: Split
+    val: Split
+    train_store: ImageStore
+    val_store: ImageStore
+    teacher_maps: np.ndarray | None = None
+
+
+@dataclass
+class Progress:
+    """Where a run stands; what a resume needs besides tensors."""
+
+    epoch: int = 0  # completed epochs
+    step: int = 0  # completed steps of the epoch under way
+    total_steps: int = 0
+    sums: dict[str, float] = field(default_factory=dict)  # of the epoch under way
+    skipped: dict[int, str] = field(default_factory=dict)  # training images that cannot be read
+    best_top1: float = 0.0
+
+
+def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
+    """Linear warm-up, then a cosine to `min_lr`; `step` counts from 0 over the whole run."""
+    total = config.epochs * steps_per_epoch
+    warmup = min(round(config.warmup_epochs * steps_per_epoch), total - 1)
+    if step < warmup:
+        return config.lr * (step + 1) / (warmup + 1)
+    done = (step - warmup) / max(total - warmup - 1, 1)
+    return config.min_lr + (config.lr - config.min_lr) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+class Trainer:
+    """Holds model, optimiser, average and random state of a run in folder `out`."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        model: nn.Module,
+        data: Data,
+        out: Path,
+        *,
+        device: torch.device,
+        processes: Processes | None = None,
+        workers: int = 0,
+        is_strict: bool = False,
+        sync_bn: bool = False,
+        run_facts: dict[str, Any] | None = None,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.config, self.data, self.out, self.device = config, data, out, device
+        self.processes = processes or Processes()
+        self.is_strict, self.say = is_strict, say
+        torch.manual_seed(config.seed + self.processes.rank)
+        set_drop_path(model, config.drop_path)
+        maps = data.teacher_maps
+        self.student = Student(model, 0 if maps is None else maps.shape[1], config.seed)
+        if sync_bn:
+            self.student = nn.SyncBatchNorm.convert_sync_batchnorm(self.student)
+        self.student.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.ema = ModelEmaV3(
+            self.student.model, decay=config.ema_decay, use_warmup=True, warmup_power=0.75
+        )
+        groups = param_groups_weight_decay(
+            self.student, config.weight_decay, no_weight_decay_list=no_decay_names(self.student)
+        )
+        self.optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=True)
+        self.scaler = torch.amp.GradScaler(
+            device.type, enabled=config.precision == "fp16" and device.type == "cuda"
+        )
+        self.network: nn.Module = self.student
+        if self.processes.world > 1:
+            self.network = DistributedDataParallel(
+                self.student, device_ids=[device] if device.type == "cuda" else None
+            )
+        self.batches = TrainBatches(
+            len(data.train.labels),
+            config.batch_size,
+            config.seed,
+            self.processes.rank,
+            self.processes.world,
+        )
+        self.steps_per_epoch = len(self.batches) // config.accumulate
+        if self.steps_per_epoch == 0:
+            raise TrainingError(
+                f"--accumulate {config.accumulate} batches of {config.batch_size} are more than "
+                f"the {len(data.train.labels)} training images. Choose smaller numbers."
+            )
+        self.loader = DataLoader(
+            TrainSamples(
+                data.train_store,
+                data.train.labels,
+                config.seed,
+                config.min_scale,
+                config.randaugment,
+            ),
+            batch_sampler=self.batches,
+            collate_fn=collate,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=device.type == "cuda",
+        )
+        self.mixers = [
+            kind(alpha=alpha)
+            for kind, alpha in ((v2.MixUp, config.mixup), (v2.CutMix, config.cutmix))
+            if alpha > 0
+        ]
+        self.eraser = v2.RandomErasing(p=config.erasing, value=0) if config.erasing else None
+        self.progress = Progress()
+        self.log = TrainLog(out, {"config": config.as_dict(), **(run_facts or {})}, [])
+
+    # One step
+
+    def autocast(self) -> AbstractContextManager[object]:
+        if self.config.precision == "fp32":
+            return nullcontext()
+        dtype = torch.bfloat16 if self.config.precision == "bf16" else torch.float16
+        return torch.autocast(self.device.type, dtype)
+
+    def targets(self, batch: Batch) -> Tensor:
+        """Smoothed labels and, beside them, the teacher's softened answer: `[B, K + T]`."""
+        n_classes = len(self.data.train.classes)
+        hard = F.one_hot(batch.labels, n_classes).float()
+        hard = hard * (1 - self.config.smoothing) + self.config.smoothing / n_classes
+        if self.data.teacher_maps is None:
+            return hard.to(self.device)
+        maps = torch.from_numpy(self.data.teacher_maps[batch.indices.numpy()]).to(self.device)
+        logits = crop_logits(maps.float(), batch.boxes.to(self.device))
+        soft = (logits / self.config.distill_temperature).softmax(1)
+        return torch.cat((hard.to(self.device), soft), 1)
+
+    def augment(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Erasing per image, then mixup or cutmix of the whole batch with some probability."""
+        if self.eraser is not None:
+            images = torch.stack([self.eraser(image) for image in images])
+        if self.mixers and torch.rand(()) < self.config.mix_probability:
+            mixer = self.mixers[int(torch.randint(len(self.mixers), ()))]
+            images, targets = mixer(images, targets)
+        return images.contiguous(memory_format=torch.channels_last), targets
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Total loss and its distillation part, each the mean over the batch."""
+        images, targets = self.augment(
+            normalise(batch.images.to(self.device, non_blocking=True)), self.targets(batch)
+        )
+        with self.autocast():
+            logits, teacher_logits = self.network(images)
+        n_classes = logits.shape[1]
+        total = F.cross_entropy(logits.float(), targets[:, :n_classes])
+        distilled = total.new_zeros(())
+        if teacher_logits is not None:
+            distilled = distillation_loss(
+                teacher_logits, targets[:, n_classes:], self.config.distill_temperature
+            )
+            total = total + self.config.distill_weight * distilled
+        return total, distilled
+
+    def backward(self, batches: list[Batch]) -> tuple[float, float]:
+        """Gradients of the mean loss over the step's batches; with several processes, over all
+        of theirs. Returns (loss, distillation part) of this process."""
+        total = part = 0.0
+        for number, batch in enumerate(batches):
+            is_last = number + 1 == len(batches)
+            wait = isinstance(self.network, DistributedDataParallel) and not is_last
+            with self.network.no_sync() if wait else nullcontext():  # type: ignore[operator]
+                loss, distilled = self.loss(batch)
+                self.scaler.scale(loss / len(batches)).backward()
+            total += loss.item() / len(batches)
+            part += distilled.item() / len(batches)
+        return total, part
+
+    def step(self, batches: list[Batch]) -> None:
+        """One optimiser step; updates the average and the epoch's sums."""
+        rate = learning_rate(self.config, self.progress.total_steps, self.steps_per_epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.student.train()
+        loss, distilled = self.backward(batches)
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"The loss became {loss} in epoch {self.progress.epoch + 1}, step "
+                f"{self.progress.step + 1}. Lower --lr or lengthen --warmup-epochs; the state "
+                f"before this epoch is in {self.out / STATE_FILE}."
+            )
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.student.parameters(), self.config.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.progress.step += 1
+        self.progress.total_steps += 1
+        self.ema.update(self.student.model, self.progress.total_steps)
+        n_images = sum(len(b.labels) for b in batches)
+        values = {
+            "n_images": n_images,
+            "loss": loss,
+            "distill_loss": distilled,
+            "grad_norm": float(norm),
+        }
+        for name, value in values.items():
+            self.progress.sums[name] = self.progress.sums.get(name, 0.0) + value
+
+    def note_problems(self, batches: list[Batch]) -> list[Batch]:
+        """Names each unreadable image once; returns the batches that still hold images."""
+        for batch in batches:
+            for index, problem in batch.problems.items():
+                if index in self.progress.skipped:
+                    continue
+                message = f"{self.data.train.files[index]}: {problem}"
+                if self.is_strict:
+                    raise TrainingError(
+                        f"Unreadable image {message}. Replace or remove it, or train without "
+                        "--strict-images to leave such images out."
+                    )
+                self.progress.skipped[index] = problem
+                self.say(f"left out: {message}")
+        kept = [batch for batch in batches if len(batch.labels)]
+        if not kept:
+            raise TrainingError("A whole step of images is unreadable; check the folder.")
+        return kept
+
+    # The run
+
+    def steps(self, epoch: int) -> Iterator[list[Batch]]:
+        """The steps of an epoch from where the run stands."""
+        accumulate = self.config.accumulate
+        self.batches.start(epoch, self.config.schedule()[epoch], self.progress.step * accumulate)
+        group: list[Batch] = []
+        for batch in self.loader:
+            group.append(batch)
+            if len(group) == accumulate:
+                yield self.note_problems(group)
+                group = []
+
+    def run(
+        self,
+        should_stop: Callable[[], bool] = lambda: False,
+        tick: Callable[[Progress, int, float], None] = lambda progress, n_steps, rate: None,
+    ) -> bool:
+        """Trains to the end; True if it got there, False if `should_stop` asked to leave early.
+        Either way the state is in the folder `out`."""
+        while self.progress.epoch < self.config.epochs:
+            started, n_before = time.perf_counter(), self.progress.sums.get("n_images", 0.0)
+            for batches in self.steps(self.progress.epoch):
+                self.step(batches)
+                elapsed = time.perf_counter() - started
+                speed = (self.progress.sums["n_images"] - n_before) / elapsed
+                self.progress.sums["speed"] = speed * self.processes.world
+                tick(self.progress, self.steps_per_epoch, self.progress.sums["speed"])
+                is_done = self.progress.step == self.steps_per_epoch
+                if self.processes.any(should_stop()) and not is_done:
+                    self.add_time(started)
+                    self.save()
+                    return False
+                if is_done:
+                    break
+            self.add_time(started)
+            self.finish_epoch()
+            if self.processes.any(should_stop()) and self.progress.epoch < self.config.epochs:
+                return False
+        return True
+
+    def add_time(self, started: float) -> None:
+        sums = self.progress.sums
+        sums["seconds"] = sums.get("seconds", 0.0) + time.perf_counter() - started
+
+    def finish_epoch(self) -> None:
+        """Measures the average, writes log and state."""
+        progress, sums = self.progress, self.progress.sums
+        n = progress.step
+        row: dict[str, Any] = {
+            "epoch": progress.epoch + 1,
+            "size": self.config.schedule()[progress.epoch],
+            "loss": sums["loss"] / n,
+            "distill_loss": sums["distill_loss"] / n,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "grad_norm": sums["grad_norm"] / n,
+            "images_per_second": sums["speed"],
+            "seconds": sums["seconds"],
+            "n_skipped": len(progress.skipped),
+        }
+        progress.epoch += 1
+        progress.step, progress.sums = 0, {}
+        is_last = progress.epoch == self.config.epochs
+        if self.processes.is_main and (is_last or progress.epoch % self.config.eval_every == 0):
+            row |= self.measure(self.config.eval_size)
+            progress.best_top1 = max(progress.best_top1, row["top1"])
+        if self.processes.is_main:
+            self.log.add(row)
+        self.save()
+
+    def measure(self, size: int) -> dict[str, float]:
+        """Accuracy of the averaged weights on the validation split at `size` pixels."""
+        loader = centre_batches(self.data.val_store, self.data.val.labels, size, 64)
+        got = metrics.predict(self.ema.module, loader, self.device)
+        if len(got.labels) == 0:
+            raise TrainingError("No validation image could be read; check the val folder.")
+        return {
+            "top1": metrics.top_k(got.logits, got.labels, 1),
+            "top5": metrics.top_k(got.logits, got.labels, 5),
+            "val_loss": metrics.mean_loss(got.logits, got.labels),
+        }
+
+    # Stopping and going on
+
+    def save(self) -> None:
+        """Writes all that an identical continuation needs; the old state stays until it is done."""
+        random_states = self.processes.gather(
+            {
+                "cpu": torch.get_rng_state(),
+                "device": torch.cuda.get_rng_state(self.device)
+                if self.device.type == "cuda"
+                else None,
+            }
+        )
+        if not self.processes.is_main:
+            return
+        progress = self.progress
+        save_state(
+            self.out / STATE_FILE,
+            {
+                "format": 1,
+                "config": self.config.as_dict(),
+                "classes": list(self.data.train.classes),
+                "student": self.student.state_dict(),
+                "ema": self.ema.module.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "random": random_states,
+                "progress": {**vars(progress)},
+                "log": {"run": self.log.run, "rows": self.log.rows},
+            },
+        )
+
+    def resume(self) -> None:
+        """Puts everything back as it was when the state was saved."""
+        state = load_state(self.out / STATE_FILE)
+        if tuple(state["classes"]) != self.data.train.classes:
+            raise TrainingError(
+                f"{self.out / STATE_FILE} was trained on {len(state['classes'])} classes "
+                f"({', '.join(state['classes'][:3])}, ...); this folder has "
+                f"{len(self.data.train.classes)} ({', '.join(self.data.train.classes[:3])}, ...). "
+                "Resume with the same data, or start a new run with another --out."
+            )
+        if state["config"] != self.config.as_dict():
+            ours = self.config.as_dict()
+            changed = [k for k in ours if state["config"].get(k) != ours[k]]
+            raise TrainingError(
+                f"{self.out / STATE_FILE} was made with other settings: {', '.join(changed)}. "
+                "Give the same ones to resume, or start a new run with another --out."
+            )
+        if len(state["random"]) != self.processes.world:
+            raise TrainingError(
+                f"The run had {len(state['random'])} process(es), now there are "
+                f"{self.processes.world}. Resume with as many."
+            )
+        self.student.load_state_dict(state["student"])
+        self.ema.module.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        own = state["random"][self.processes.rank]
+        torch.set_rng_state(own["cpu"])
+        if own["device"] is not None:
+            torch.cuda.set_rng_state(own["device"], self.device)
+        self.progress = Progress(**state["progress"])
+        self.log.run, self.log.rows = state["log"]["run"], state["log"]["rows"]
+
+
+def set_drop_path(model: nn.Module, rate: float) -> None:
+    """Stochastic depth rising linearly from 0 at the first block to `rate` at the last."""
+    blocks = [m for m in model.modules() if hasattr(m, "drop_path")]
+    for number, block in enumerate(blocks):
+        block.drop_path = rate * number / max(len(blocks) - 1, 1)
+
+
+def no_decay_names(student: Student) -> tuple[str, ...]:
+    """Scan parameters that the model exempts from weight decay, as names within `student`."""
+    names = student.model.no_weight_decay() if hasattr(student.model, "no_weight_decay") else ()
+    return tuple(f"model.{name}" for name in names)
