@@ -50,7 +50,7 @@ screenshots: $(DEV)
 $(PY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "$(PYTHON) is missing or older than 3.11. Name another one: make PYTHON=python3.12 ..."; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 # The order-only prerequisite keeps a touched interpreter from starting an installation.
 $(RUNTIME): requirements.txt | $(PY)
