@@ -24,6 +24,7 @@ from models.layers import (
     EVSSStage,
     InvertedResidual,
     InvertedStage,
+    PatchConv,
     PatchMerging,
     Scan2d,
     to_nhwc,
@@ -109,7 +110,7 @@ class EfficientVMamba(nn.Module):
         # Places 0, 1, 2 as in the authors' list; place 1 only changes the layout there.
         self.patch_embed = nn.ModuleDict(
             {
-                "0": nn.Conv2d(3, dims[0], PATCH, stride=PATCH),
+                "0": PatchConv(3, dims[0], PATCH),
                 "2": nn.LayerNorm(dims[0], eps=NORM_EPS),
             }
         )
@@ -193,8 +194,7 @@ class EfficientVMamba(nn.Module):
 
     def stem(self, x: Tensor) -> Tensor:
         """`[B, 3, H, W]` -> `[B, H//4, W//4, C]`."""
-        x = self.patch_embed["0"](x.contiguous(memory_format=torch.channels_last))
-        return self.patch_embed["2"](to_nhwc(x))
+        return self.patch_embed["2"](to_nhwc(self.patch_embed["0"](x)))
 
     def forward_stages(self, x: Tensor, n_stages: int) -> Iterator[Tensor]:
         """Outputs of the first `n_stages` stages before patch merging, `[B, H, W, C]` each."""

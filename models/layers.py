@@ -34,6 +34,38 @@ def to_nhwc(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).contiguous()
 
 
+class PointwiseConv(nn.Conv2d):
+    """1x1 convolution as one matrix product over channels-last memory, `[B, C, H, W]` both ways.
+
+    torch's own choice for small inputs is a slow path that copies them (1 image: 2x the time).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, bias: bool = True) -> None:
+        super().__init__(in_channels, out_channels, 1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return to_nchw(F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias))
+
+
+class PatchConv(nn.Conv2d):
+    """Convolution whose stride is its size: patches as rows of one matrix product.
+
+    `[B, C, H, W]` in any memory layout -> `[B, D, H//P, W//P]`, channels-last; pixels beyond the last whole
+    patch are not read, as in a convolution.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, patch: int) -> None:
+        super().__init__(in_channels, out_channels, patch, stride=patch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        patch = self.kernel_size[0]
+        rows, columns = height // patch, width // patch
+        x = x[:, :, : rows * patch, : columns * patch]
+        x = x.reshape(batch, channels, rows, patch, columns, patch).permute(0, 2, 4, 1, 3, 5)
+        return to_nchw(F.linear(x.flatten(3), self.weight.flatten(1), self.bias))
+
+
 class Scan2d(nn.Module):
     """The selective scan of one block: holds the scheme and the backend, no parameters.
 
@@ -155,7 +187,7 @@ class EVSSBlock(nn.Module):
                 nn.Conv2d(dim, dim, 3, padding=1, groups=dim),
                 nn.BatchNorm2d(dim, eps=NORM_EPS),
                 nn.GELU(),
-                nn.Conv2d(dim, dim, 1),
+                PointwiseConv(dim, dim),
             )
             if conv_branch
             else None
@@ -187,8 +219,8 @@ class SqueezeExcite(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.conv_reduce = nn.Conv2d(dim, dim // 8, 1)
-        self.conv_expand = nn.Conv2d(dim // 8, dim, 1)
+        self.conv_reduce = PointwiseConv(dim, dim // 8)
+        self.conv_expand = PointwiseConv(dim // 8, dim)
 
     def forward(self, v: Tensor) -> Tensor:
         pooled = v.mean((2, 3), keepdim=True)
@@ -202,7 +234,7 @@ class InvertedResidual(nn.Module):
         super().__init__()
         hidden = 4 * dim
         self.conv_pw = nn.Sequential(
-            nn.Conv2d(dim, hidden, 1, bias=False),
+            PointwiseConv(dim, hidden, bias=False),
             nn.BatchNorm2d(hidden, eps=NORM_EPS),
             nn.ReLU(),
         )
@@ -213,7 +245,7 @@ class InvertedResidual(nn.Module):
         )
         self.se = SqueezeExcite(hidden)
         self.conv_pw2 = nn.Sequential(
-            nn.Conv2d(hidden, dim, 1, bias=False), nn.BatchNorm2d(dim, eps=NORM_EPS)
+            PointwiseConv(hidden, dim, bias=False), nn.BatchNorm2d(dim, eps=NORM_EPS)
         )
         self.drop_path = drop_path
 
