@@ -1,0 +1,162 @@
+"""What a user can choose, in words: models, weights, scans, and the page's header."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import models
+from kernels import ScanSpec, scan_orders
+from models import WeightsInfo
+from workbench.errors import BadInputError
+
+ES2D_STEPS = (1, 2, 3, 4)
+NUMBER_WORDS = (
+    *("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
+    *("eleven", "twelve"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChoice:
+    name: str  # registry name
+    label: str  # "Tiny"
+    n_parameters: int
+    macs_224: float  # multiply-accumulates at 224 px with the default scan, the field's convention
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsChoice:
+    name: str  # "default" | "random"
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScanChoice:
+    name: str  # `ScanSpec` text: "es2d:step=2"
+    label: str  # "ES2D, step 2"
+    definition: str
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The page's first line, ready to print."""
+
+    model_label: str
+    weights_label: str
+    device_label: str
+    backend_label: str
+    is_random: bool
+    sentences: tuple[str, ...]  # what a reader must know about this view
+
+
+def short_name(model: str) -> str:
+    """ "Tiny" for "efficientvmamba_tiny"."""
+    return model.rpartition("_")[2].capitalize()
+
+
+@lru_cache(maxsize=1)
+def model_choices() -> tuple[ModelChoice, ...]:
+    """Sizes and costs are counted on the networks, so this takes a moment the first time."""
+    found = []
+    for name in models.list_models():
+        costs = models.complexity(models.create_model(name), 224)
+        found.append(ModelChoice(name, short_name(name), costs.params, costs.macs))
+    return tuple(found)
+
+
+def scan_choices() -> tuple[ScanChoice, ...]:
+    definitions = scan_orders()
+    es2d = [ScanSpec("es2d", {"step": step}) for step in ES2D_STEPS]
+    return tuple(
+        ScanChoice(str(spec), scan_label(spec), definitions[spec.name])
+        for spec in (*es2d, ScanSpec("ss2d"))
+    )
+
+
+def scan_label(spec: ScanSpec) -> str:
+    if spec.name == "es2d":
+        return f"ES2D, step {spec.params['step']}"
+    return "Full scan (SS2D)" if spec.name == "ss2d" else str(spec)
+
+
+def shipped_weights(model: str, scan: str, other_scan: str) -> WeightsInfo | None:
+    """The weights that "default" means for a network that runs `scan`.
+
+    Those trained with it; else those of `other_scan` (the view's scan A), so that A and B differ in
+    nothing but the scan; else the first that ship; None where nothing ships.
+    """
+    shipped = models.available_weights(model)
+    for wanted in (scan, other_scan):
+        for info in shipped:
+            if info.trained_scan == wanted:
+                return info
+    return shipped[0] if shipped else None
+
+
+def weights_choices(model: str) -> tuple[WeightsChoice, ...]:
+    """ "default" only where something ships."""
+    shipped = models.available_weights(model)
+    found = [WeightsChoice("default", shipped[0].description)] if shipped else []
+    return (*found, WeightsChoice("random", "Random, seed 0"))
+
+
+def check_choice(what: str, given: str, allowed: list[str]) -> None:
+    if given not in allowed:
+        raise BadInputError(
+            f"There is no {what} {given[:60]!r}. Choose one of: {', '.join(allowed)}."
+        )
+
+
+def check_scan(text: str, allowed: list[str]) -> str:
+    """The full text of a scan that the page offers: "es2d" becomes "es2d:step=2"."""
+    try:
+        spec = str(ScanSpec.parse(text))
+    except ValueError as error:
+        raise BadInputError(f"{str(error)[:300]} Choose one of: {', '.join(allowed)}.") from error
+    check_choice("scan", spec, allowed)
+    return spec
+
+
+@lru_cache(maxsize=1)
+def imagenet_names() -> tuple[str, ...]:
+    """Names of ImageNet's 1,000 classes in index order, from torchvision's weight metadata."""
+    from torchvision.models import ResNet18_Weights
+
+    return tuple(ResNet18_Weights.DEFAULT.meta["categories"])
+
+
+def class_names(info: WeightsInfo, n_classes: int) -> tuple[str, ...]:
+    if info.classes is not None:
+        return info.classes
+    if n_classes == 1000:
+        return imagenet_names()
+    return tuple(f"class {i}" for i in range(n_classes))
+
+
+def swap_sentence(trained_scan: str | None, scan: str) -> str:
+    """Says that the weights are used with a scan that they do not know; "" where they do."""
+    if trained_scan is None or trained_scan == scan:
+        return ""
+    trained, running = (scan_label(ScanSpec.parse(text)) for text in (trained_scan, scan))
+    return f"{running} is not what these weights were trained with ({trained})."
+
+
+def prediction_note(
+    info: WeightsInfo, classes: tuple[str, ...], contains: tuple[str, ...] | None, scan: str
+) -> str:
+    """What a reader must know before believing the top-5. `contains`: classes in view, None =
+    unknown."""
+    if info.is_random:
+        return "Random weights: the prediction means nothing."
+    sentences = []
+    if len(classes) < 1000:
+        n = len(classes)
+        count = NUMBER_WORDS[n] if n < len(NUMBER_WORDS) else f"{n}"
+        knows = f"This model knows {count} classes"
+        if contains is None:
+            sentences.append(f"{knows}: {', '.join(classes)}.")
+        elif not set(contains) & set(classes):
+            sentences.append(f"{knows}; none is in this photo.")
+    sentences.append(swap_sentence(info.trained_scan, scan))
+    return " ".join(s for s in sentences if s)

@@ -1,0 +1,382 @@
+"""The workbench without a page: what `ui`, `api` and `cli` call.
+
+One object holds the photos, the loaded models, the device's lock and the results. Nothing a session
+does changes a model that another session uses: every analysis runs on a twin that shares the
+weights only.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+import models
+from kernels import resolve_backend
+from models import EfficientVMamba
+from workbench import __version__, choices
+from workbench.analyses import attribution as attribution_analysis
+from workbench.analyses import erf as erf_analysis
+from workbench.analyses import profiling, scan
+from workbench.analyses.checks import explain_non_finite
+from workbench.analyses.maps import stage_shape
+from workbench.cache import LruCache, ResultCache, run_key
+from workbench.choices import Header, ModelChoice, ScanChoice, WeightsChoice, check_choice
+from workbench.crops import ErfImages
+from workbench.device import BACKEND_LABELS, DeviceLock, choose_device, device_label
+from workbench.errors import BadInputError, NotAvailableError
+from workbench.photos import PhotoLibrary, Prepared, normalise, prepare
+from workbench.progress import CancelToken, Progress
+from workbench.results import (
+    AttributionResult,
+    ErfResult,
+    PredictionResult,
+    ProfileResult,
+    Provenance,
+    ScanResult,
+)
+from workbench.settings import Settings
+from workbench.view import FITS, SIZES, STAGES, View
+
+MAX_MODELS = 4  # loaded at once; Base takes 135 MB
+MAX_ERF_IMAGES = 256
+SEED = 0  # of random weights and of the crops
+R = TypeVar("R")
+
+
+class Workbench:
+    """Facade over the analyses, safe under threads; `which` is "a" or "b": the view's scan."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings or Settings()
+        self.device = choose_device(self.settings.device)
+        if self.settings.threads is not None:
+            torch.set_num_threads(self.settings.threads)
+        try:
+            self.backend, self.backend_reason = resolve_backend(self.settings.backend, self.device)
+        except RuntimeError as error:
+            raise NotAvailableError(str(error)) from error
+        self.photos = PhotoLibrary(self.settings)
+        self._models = LruCache(MAX_MODELS)
+        self._results = ResultCache(self.settings.cache_bytes)
+        self._lock = DeviceLock()
+
+    # What can be chosen
+
+    def models(self) -> tuple[ModelChoice, ...]:
+        return choices.model_choices()
+
+    def weights(self, model: str) -> tuple[WeightsChoice, ...]:
+        check_choice("model", model, models.list_models())
+        return choices.weights_choices(model)
+
+    def scans(self) -> tuple[ScanChoice, ...]:
+        return choices.scan_choices()
+
+    def resolve(self, view: View) -> View:
+        """The view with every name checked and the token filled in and moved into the stage's map.
+
+        Weights "default" become "random" where nothing ships for the model, so a link to any model
+        opens.
+        """
+        check_choice("model", view.model, models.list_models())
+        weights = [choice.name for choice in self.weights(view.model)]
+        if view.weights == "default" and "default" not in weights:
+            view = replace(view, weights="random")
+        check_choice("set of weights", view.weights, weights)
+        if view.size not in SIZES:
+            raise BadInputError(
+                f"The input size {view.size} px is not offered. "
+                f"Choose one of: {', '.join(map(str, SIZES))}."
+            )
+        check_choice("fit", view.fit, list(FITS))
+        if view.stage not in STAGES:
+            raise BadInputError(f"There is no stage {view.stage}. Choose one of: 1, 2, 3, 4.")
+        scans = [choice.name for choice in self.scans()]
+        view = replace(
+            view,
+            scan_a=choices.check_scan(view.scan_a, scans),
+            scan_b=choices.check_scan(view.scan_b, scans),
+        )
+        if view.target is not None:
+            n_classes = self._n_classes(view)
+            if not 0 <= view.target < n_classes:
+                raise BadInputError(
+                    f"There is no class {view.target}. This model knows {n_classes} classes, "
+                    f"0 to {n_classes - 1}."
+                )
+        rows, columns, _ = self.stage_shape(view, view.stage)
+        y = rows // 2 if view.y is None else min(max(view.y, 0), rows - 1)
+        x = columns // 2 if view.x is None else min(max(view.x, 0), columns - 1)
+        return replace(view, y=y, x=x)
+
+    def describe(self, view: View) -> Header:
+        """Model, weights, device and backend of a view in words."""
+        view = self.resolve(view)
+        info = {which: self._model(view, which).weights_info for which in ("a", "b")}
+        sentences = []
+        if info["a"].is_random:
+            sentences.append(
+                "The weights are random: maps show the architecture, not what it learned."
+            )
+        for which in ("a", "b"):
+            sentences.append(choices.swap_sentence(info[which].trained_scan, _scan(view, which)))
+        if self.backend == "reference" and self.settings.backend == "auto":
+            sentences.append(f"The scan runs on the reference: {self.backend_reason}.")
+        return Header(
+            model_label=f"EfficientVMamba-{choices.short_name(view.model)}",
+            weights_label=info["a"].description,
+            device_label=device_label(self.device),
+            backend_label=BACKEND_LABELS[self.backend],
+            is_random=info["a"].is_random,
+            sentences=tuple(dict.fromkeys(s for s in sentences if s)),
+        )
+
+    def stage_shape(self, view: View, stage: int) -> tuple[int, int, int]:
+        """(rows, columns, stride in input pixels) of a stage's map for the view's photo."""
+        height, width = self._prepared(view).rgb.shape[:2]
+        return stage_shape(self._weighted(view, "a"), stage, height, width)
+
+    # Analyses
+
+    def predict(self, view: View, which: str = "a") -> PredictionResult:
+        view = self.resolve(view)
+        key = self._key("predict", view, which, photo=self.photos.get(view.photo).sha256)
+
+        def compute() -> PredictionResult:
+            started = time.perf_counter()
+            model = self._model(view, which)
+            with torch.no_grad():
+                logits = model(torch.from_numpy(self._input(view))[None].to(self.device))[0]
+            if not torch.isfinite(logits).all():
+                raise BadInputError(explain_non_finite(model, "the logits"))
+            info = model.weights_info
+            classes = choices.class_names(info, model.num_classes)
+            contains = self.photos.get(view.photo).contains
+            return PredictionResult(
+                provenance=replace(
+                    self._provenance(view, which),
+                    definition="softmax of the logits of one forward pass",
+                    seconds=time.perf_counter() - started,
+                ),
+                classes=classes,
+                probabilities=logits.softmax(0).float().cpu().numpy(),
+                logits=logits.float().cpu().numpy(),
+                note=choices.prediction_note(info, classes, contains, _scan(view, which)),
+            )
+
+        return self._once(key, compute)
+
+    def scan(self, view: View, which: str = "a") -> ScanResult:
+        """Path of the view's stage, read back from the operator that runs."""
+        view = self.resolve(view)
+        photo = self.photos.get(view.photo).sha256
+        key = self._key("scan", view, which, photo=photo, stage=view.stage)
+        height, width = self._prepared(view).rgb.shape[:2]
+        return self._once(
+            key,
+            lambda: scan.scan_path(
+                self._model(view, which),
+                view.stage,
+                height,
+                width,
+                provenance=self._provenance(view, which),
+            ),
+        )
+
+    def attribution(
+        self, view: View, which: str = "a", token: CancelToken | None = None
+    ) -> AttributionResult:
+        view = self.resolve(view)
+        photo = self.photos.get(view.photo).sha256
+        key = self._key("attribution", view, which, photo=photo, target=view.target)
+
+        def compute() -> AttributionResult:
+            model = self._model(view, which)
+            return attribution_analysis.attribution(
+                model,
+                self._input(view),
+                choices.class_names(model.weights_info, model.num_classes),
+                target=view.target,
+                provenance=self._provenance(view, which),
+                token=token,
+            )
+
+        return self._once(key, compute, token)
+
+    def profile(
+        self, view: View, which: str = "a", token: CancelToken | None = None
+    ) -> Iterator[Progress | ProfileResult]:
+        """Progress, then the result. Kept for every photo of the same input size: the time is the
+        same."""
+        view = self.resolve(view)
+        key = self._key("profile", view, which)
+        if (kept := self._results.get(key)) is not None:
+            yield kept
+            return
+        if ahead := self._lock.n_waiting:
+            yield Progress(0, 1, f"waiting for {ahead} other run{'s' if ahead > 1 else ''}")
+        run = profiling.profile_forward(
+            self._model(view, which),
+            self._input(view),
+            provenance=self._provenance(view, which),
+            token=token,
+        )
+        for item in self._stepwise(run, token):
+            yield self._results.keep(key, item) if isinstance(item, ProfileResult) else item
+
+    def erf(
+        self,
+        view: View,
+        which: str = "a",
+        n_images: int = 8,
+        token: CancelToken | None = None,
+    ) -> Iterator[ErfResult]:
+        """Running means over the view's photo and seeded gallery crops; the last is final."""
+        view = self.resolve(view)
+        if not 1 <= n_images <= MAX_ERF_IMAGES:
+            raise BadInputError(
+                f"{n_images} images were asked for. Choose from 1 to {MAX_ERF_IMAGES}."
+            )
+        assert view.y is not None and view.x is not None  # filled in by resolve
+        prepared = self._prepared(view)
+        images = ErfImages(self.photos, view.photo, prepared, n_images, SEED)
+        key = self._key(
+            "erf", view, which, stage=view.stage, y=view.y, x=view.x, images=images.digest
+        )
+        if (kept := self._results.get(key)) is not None:
+            yield kept
+            return
+        _, _, stride = self.stage_shape(view, view.stage)
+        run = erf_analysis.erf(
+            self._model(view, which),
+            images,
+            view.stage,
+            view.y,
+            view.x,
+            stride,
+            provenance=replace(self._provenance(view, which), seed=SEED),
+            token=token,
+        )
+        for result in self._stepwise(run, token):
+            yield self._results.keep(key, result) if result.is_final else result
+
+    # Inside
+
+    def _once(self, key: str, compute: Any, token: CancelToken | None = None) -> Any:
+        """The kept result of `key`, or `compute()` on the device. An equal key gives the same
+        object."""
+        kept = self._results.get(key)
+        if kept is not None:
+            return kept
+        with self._lock.hold(token):
+            # Another session may have computed it while this one waited.
+            kept = self._results.get(key)
+            return kept if kept is not None else self._results.keep(key, compute())
+
+    def _stepwise(self, run: Iterator[R], token: CancelToken | None) -> Iterator[R]:
+        """Items of `run`; the device is held for one step at a time: a paused run blocks nobody."""
+        try:
+            while True:
+                with self._lock.hold(token):
+                    item = next(run, None)
+                if item is None:
+                    return
+                yield item
+        finally:
+            run.close()  # type: ignore[attr-defined]
+
+    def _key(self, kind: str, view: View, which: str, **fields: Any) -> str:
+        """Run key: what every analysis depends on, and the fields that this one adds."""
+        prepared = self._prepared(view)
+        return run_key(
+            kind,
+            version=__version__,
+            model=view.model,
+            weights=self._weighted(view, which).weights_info.sha256,
+            scan=_scan(view, which),
+            input=prepared.rgb.shape,
+            crop=prepared.crop if "photo" in fields else None,
+            device=device_label(self.device),
+            backend=self.backend,
+            **fields,
+        )
+
+    def _weighted(self, view: View, which: str) -> EfficientVMamba:
+        """The loaded model with the weights that `which` uses; shared, never changed."""
+        _scan(view, which)
+        info = None
+        if view.weights == "default":
+            info = choices.shipped_weights(view.model, _scan(view, which), view.scan_a)
+        return self._models.get(
+            (view.model, info.name if info else "random"),
+            lambda: self._load(view.model, info.trained_scan if info else None),
+        )
+
+    def _load(self, name: str, trained_scan: str | None) -> EfficientVMamba:
+        if trained_scan is None:
+            model = models.create_model(name, backend=self.backend, seed=SEED)
+        else:
+            model = models.create_model(
+                name, weights="default", scan=trained_scan, backend=self.backend
+            )
+        # No analysis asks for gradients of the weights: autograd then skips them.
+        return model.eval().requires_grad_(False).to(self.device)
+
+    def _model(self, view: View, which: str) -> EfficientVMamba:
+        """A twin that runs the scan of `which`; its owner may hook it."""
+        return models.with_scan(self._weighted(view, which), _scan(view, which))
+
+    def _n_classes(self, view: View) -> int:
+        return self._weighted(view, "a").num_classes
+
+    def _prepared(self, view: View) -> Prepared:
+        photo = self.photos.get(view.photo)
+        key = run_key("prepared", photo=photo.sha256, size=view.size, fit=view.fit)
+        kept = self._results.get(key)
+        if kept is None:
+            kept = self._results.keep(key, prepare(photo, view.size, view.fit))
+        return kept
+
+    def _input(self, view: View) -> np.ndarray:
+        return normalise(self._prepared(view).rgb)
+
+    def _provenance(self, view: View, which: str) -> Provenance:
+        photo = self.photos.get(view.photo)
+        prepared = self._prepared(view)
+        info = self._weighted(view, which).weights_info
+        height, width = prepared.rgb.shape[:2]
+        return Provenance(
+            model=view.model,
+            weights=info.description,
+            weights_sha256=info.sha256,
+            is_random=info.is_random,
+            trained_scan=info.trained_scan,
+            scan=_scan(view, which),
+            image=photo.id,
+            image_sha256=photo.sha256,
+            crop=prepared.crop,
+            input_size=(height, width),
+            definition="",
+            parameters={"size": view.size, "fit": view.fit},
+            device=device_label(self.device),
+            backend=self.backend,
+            versions={
+                "workbench": __version__,
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+            },
+            seed=SEED if info.is_random else None,
+        )
+
+
+def _scan(view: View, which: str) -> str:
+    if which not in ("a", "b"):
+        raise BadInputError(f"There is no scan {which[:20]!r} in a view. Choose 'a' or 'b'.")
+    return view.scan_a if which == "a" else view.scan_b
