@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -34,7 +34,7 @@ class SampleKey(NamedTuple):
     """Which image, in which epoch, at which size in pixels."""
 
     epoch: int
-    index: int
+    image: int  # place in the split
     size: int
 
 
@@ -239,7 +239,7 @@ class TrainSamples(Dataset[Sample]):
         self.randaugment = v2.RandAugment(magnitude=randaugment) if randaugment else None
 
     def __getitem__(self, key: SampleKey) -> Sample:
-        epoch, index, size = key
+        epoch, index, size = key.epoch, key.image, key.size
         label = self.labels[index]
         try:
             image = self.store[index]
@@ -283,11 +283,11 @@ class CentreSamples(Dataset[Sample]):
 
     def __getitem__(self, key: SampleKey) -> Sample:
         try:
-            image = self.store[key.index]
+            image = self.store[key.image]
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            return Sample(key.index, self.labels[key.index], None, (0, 0, 1, 1), problem=str(error))
+            return Sample(key.image, self.labels[key.image], None, (0, 0, 1, 1), problem=str(error))
         return Sample(
-            key.index, self.labels[key.index], centre_square(image, key.size), (0, 0, 1, 1)
+            key.image, self.labels[key.image], centre_square(image, key.size), (0, 0, 1, 1)
         )
 
 
@@ -341,7 +341,7 @@ class TrainBatches(Sampler[list[SampleKey]]):
 
 def centre_batches(
     store: ImageStore, labels: tuple[int, ...], size: int, batch_size: int, workers: int = 0
-) -> DataLoader[Batch]:
+) -> Iterable[Batch]:
     """Every image once, in order."""
     keys = [SampleKey(0, index, size) for index in range(len(labels))]
     batches = [keys[i : i + batch_size] for i in range(0, len(keys), batch_size)]

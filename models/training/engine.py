@@ -20,6 +20,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
+from models.efficientvmamba import EfficientVMamba
+from models.layers import EVSSBlock, InvertedResidual
 from models.training import metrics
 from models.training.config import TrainConfig
 from models.training.data import (
@@ -44,13 +46,12 @@ STATE_FILE = "last.pt"
 class Student(nn.Module):
     """A model with a second linear head that learns the teacher's classes; dropped on export."""
 
-    def __init__(self, model: nn.Module, n_teacher_classes: int, seed: int) -> None:
+    def __init__(self, model: EfficientVMamba, n_teacher_classes: int, seed: int) -> None:
         super().__init__()
         self.model = model
         self.teacher_head: nn.Linear | None = None
         if n_teacher_classes:
-            width = model.num_features
-            self.teacher_head = nn.Linear(width, n_teacher_classes)
+            self.teacher_head = nn.Linear(model.num_features, n_teacher_classes)
             generator = torch.Generator().manual_seed(seed)
             nn.init.trunc_normal_(self.teacher_head.weight, std=0.02, generator=generator)
             nn.init.zeros_(self.teacher_head.bias)
@@ -102,7 +103,7 @@ class Trainer:
     def __init__(
         self,
         config: TrainConfig,
-        model: nn.Module,
+        model: EfficientVMamba,
         data: Data,
         out: Path,
         *,
@@ -434,12 +435,11 @@ class Trainer:
 
 def set_drop_path(model: nn.Module, rate: float) -> None:
     """Stochastic depth rising linearly from 0 at the first block to `rate` at the last."""
-    blocks = [m for m in model.modules() if hasattr(m, "drop_path")]
+    blocks = [m for m in model.modules() if isinstance(m, EVSSBlock | InvertedResidual)]
     for number, block in enumerate(blocks):
         block.drop_path = rate * number / max(len(blocks) - 1, 1)
 
 
 def no_decay_names(student: Student) -> tuple[str, ...]:
     """Scan parameters that the model exempts from weight decay, as names within `student`."""
-    names = student.model.no_weight_decay() if hasattr(student.model, "no_weight_decay") else ()
-    return tuple(f"model.{name}" for name in names)
+    return tuple(f"model.{name}" for name in student.model.no_weight_decay())

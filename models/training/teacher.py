@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timm
@@ -87,8 +88,8 @@ def build_maps(
     """
     if file.exists():
         return np.load(file, mmap_mode="r")
-    model = load_teacher(name).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    config = model.pretrained_cfg
+    model = load_teacher(name).to(memory_format=torch.channels_last)
+    config: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     mean = torch.tensor(config["mean"]).mul(255).view(3, 1, 1)
     std = torch.tensor(config["std"]).mul(255).view(3, 1, 1)
     partial = file.with_name(f"partial{os.getpid()}-{file.name}")
