@@ -1,6 +1,7 @@
 """EfficientVMamba networks: the authors' sizes exactly, any scan scheme, registered with timm."""
 
 from models.checkpoints import CheckpointError, save_safetensors
+from models.complexity import Complexity, complexity
 from models.efficientvmamba import (
     BlockInfo,
     EfficientVMamba,
@@ -19,9 +20,11 @@ from models.registry import (
 __all__ = [
     "BlockInfo",
     "CheckpointError",
+    "Complexity",
     "EfficientVMamba",
     "WeightsInfo",
     "available_weights",
+    "complexity",
     "create_model",
     "get_scan",
     "list_models",

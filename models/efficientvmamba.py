@@ -156,7 +156,7 @@ class EfficientVMamba(nn.Module):
     def blocks(self) -> list[BlockInfo]:
         """Every block in the order in which it runs."""
         found = []
-        for index, stage in enumerate(self._stages()):
+        for index, stage in enumerate(self.stages()):
             for number, (name, block) in enumerate(stage.named_blocks(), start=1):
                 is_evss = isinstance(block, EVSSBlock)
                 kind = "evss" if is_evss else "inverted residual"
@@ -185,7 +185,8 @@ class EfficientVMamba(nn.Module):
             details=(*self.weights_info.details, f"new random head for {num_classes} classes"),
         )
 
-    def _stages(self) -> Iterator[EVSSStage | InvertedStage]:
+    def stages(self) -> Iterator[EVSSStage | InvertedStage]:
+        """The four stages, each with its blocks and the patch merging after them."""
         for stage in self.layers:
             assert isinstance(stage, EVSSStage | InvertedStage)
             yield stage
@@ -200,7 +201,7 @@ class EfficientVMamba(nn.Module):
         """Outputs of the first `n_stages` stages before patch merging, `[B, H, W, C]` each."""
         self._check_input(x)
         x = self.stem(x)
-        for index, stage in enumerate(self._stages(), start=1):
+        for index, stage in enumerate(self.stages(), start=1):
             for _, block in stage.named_blocks():
                 x = block(x)
             yield x
