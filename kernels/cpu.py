@@ -38,30 +38,18 @@ def selective_scan(
     delta_softplus: bool,
 ) -> Tensor:
     """See `kernels.selective_scan`."""
-    batch, n_channels, length = u.shape
-    groups = B.shape[1] if B.dim() == 4 else 1
-    states = A.shape[1]
-
-    def rows(m: Tensor, width: int) -> Tensor:
-        m = (
-            m.float().view(batch, groups, width, length)
-            if m.is_contiguous()
-            else m.float().reshape(batch, groups, width, length)
-        )
-        return m.transpose(2, 3).contiguous()
-
-    zeros = A.new_zeros(n_channels, dtype=torch.float32)
-    y = _Scan.apply(
-        rows(u, n_channels // groups),
-        rows(delta, n_channels // groups),
-        rows(B, states),
-        rows(C, states),
-        A.float(),
-        zeros if D is None else D.float(),
-        zeros if delta_bias is None else delta_bias.float(),
-        delta_softplus,
+    zeros = A.new_zeros(A.shape[0], dtype=torch.float32)
+    inputs = (
+        u,
+        delta,
+        A,
+        B.unsqueeze(1) if B.dim() == 3 else B,
+        C.unsqueeze(1) if C.dim() == 3 else C,
+        zeros if D is None else D,
+        zeros if delta_bias is None else delta_bias,
     )
-    return y.transpose(2, 3).reshape(batch, n_channels, length).to(u.dtype)
+    y = _Scan.apply(*(t.float().contiguous() for t in inputs), delta_softplus)
+    return y.to(u.dtype)
 
 
 def scan2d(
@@ -75,9 +63,9 @@ def scan2d(
 ) -> Tensor:
     """See `kernels.scan2d`."""
     batch, channels, height, width = x.shape
-    tokens = x.permute(0, 2, 3, 1).float().contiguous().view(batch, height * width, channels)
-    parameters = (x_proj_weight, dt_projs_weight, dt_projs_bias, A_logs, Ds)
-    y = _Scan2d.apply(tokens, *(p.float().contiguous() for p in parameters), order)
+    tokens = x.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
+    inputs = (tokens, x_proj_weight, dt_projs_weight, dt_projs_bias, A_logs, Ds)
+    y = _Scan2d.apply(*(t.float().contiguous() for t in inputs), order)
     return y.view(batch, height, width, channels).permute(0, 3, 1, 2).to(x.dtype)
 
 
@@ -87,106 +75,78 @@ class _Scan2d(torch.autograd.Function):
     @staticmethod
     def forward(ctx, tokens, x_proj, dt_weight, dt_bias, A_logs, Ds, order):
         plan = cpu_runtime.plan_of(order)
-        sets = plan.sets
-        xs = plan.gather(tokens)  # [B, K, L, C]
-        projected = torch.matmul(xs, x_proj[sets].transpose(1, 2))  # [B, K, L, R+2N]
-        del xs
-        needs_grad = any(ctx.needs_input_grad)
-        y, checkpoints = cpu_runtime.scan_forward(
-            tokens, projected, dt_weight, dt_bias, A_logs, Ds, plan, needs_grad
+        projected = cpu_runtime.project(tokens, x_proj, plan)
+        inputs = cpu_runtime.ScanInputs(
+            plan, tokens, A_logs, Ds, dt_bias, projected=projected, dt_weight=dt_weight
         )
+        needs_grad = any(ctx.needs_input_grad)
+        y, checkpoints = cpu_runtime.scan_forward(inputs, needs_grad)
         if needs_grad:
-            ctx.save_for_backward(
-                tokens, projected, x_proj, dt_weight, dt_bias, A_logs, Ds, checkpoints
-            )
             ctx.plan = plan
+            ctx.save_for_backward(
+                tokens, x_proj, dt_weight, dt_bias, A_logs, Ds, projected, checkpoints
+            )
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_y):
-        tokens, projected, x_proj, dt_weight, dt_bias, A_logs, Ds, checkpoints = ctx.saved_tensors
-        plan = ctx.plan
-        n_sets, _, rank = dt_weight.shape
-        g = cpu_runtime.scan_backward(
-            grad_y.contiguous(),
-            tokens,
-            projected,
-            dt_weight,
-            dt_bias,
-            A_logs,
-            Ds,
-            plan,
-            checkpoints,
+        tokens, x_proj, dt_weight, dt_bias, A_logs, Ds, projected, checkpoints = ctx.saved_tensors
+        plan, n_sets = ctx.plan, dt_weight.shape[0]
+        inputs = cpu_runtime.ScanInputs(
+            plan, tokens, A_logs, Ds, dt_bias, projected=projected, dt_weight=dt_weight
         )
-        batch, n_sequences, length, channels = g.x.shape
-        weight = dt_weight[plan.sets]  # [K, C, R]
-        grad_projected = torch.cat([torch.matmul(g.delta, weight), g.bc], dim=3)
-        grad_x_proj = grad_dt_weight = None
-        by_sequence = (1, 0, 2, 3)
-        if ctx.needs_input_grad[2]:
-            left = g.delta.permute(by_sequence).reshape(n_sequences, -1, channels)
-            right = projected[..., :rank].permute(by_sequence).reshape(n_sequences, -1, rank)
-            grad_dt_weight = plan.sum_over_sets(torch.bmm(left.transpose(1, 2), right), n_sets)
-        g.delta = None
-        rows = grad_projected.permute(by_sequence).reshape(n_sequences, batch * length, -1)
+        grads = cpu_runtime.scan_backward(inputs, checkpoints, grad_y.contiguous())
+        grad_x_proj = None
         if ctx.needs_input_grad[1]:
-            xs = plan.gather(tokens).permute(by_sequence).reshape(n_sequences, -1, channels)
-            grad_x_proj = plan.sum_over_sets(torch.bmm(rows.transpose(1, 2), xs), n_sets)
-            del xs
-        grad_tokens = None
+            per_sequence = cpu_runtime.projection_weight_gradient(inputs, grads.projected)
+            grad_x_proj = plan.sum_over_sets(per_sequence, n_sets)
         if ctx.needs_input_grad[0]:
-            g.x += torch.matmul(grad_projected, x_proj[plan.sets])
-            grad_tokens = cpu_runtime.put_back(g.x, plan)
-        grad_a = plan.sum_over_sets(g.a, n_sets).reshape(A_logs.shape) * -torch.exp(A_logs)
-        grad_bias = plan.sum_over_sets(g.bias, n_sets)
-        grad_skip = plan.sum_over_sets(g.skip, n_sets).reshape(n_sets * channels)
-        return grad_tokens, grad_x_proj, grad_dt_weight, grad_bias, grad_a, grad_skip, None
+            cpu_runtime.add_projection_gradient(inputs, x_proj, grads.projected, grads.x)
+        grad_a = plan.sum_over_sets(grads.a, n_sets).reshape(A_logs.shape)
+        return (
+            grads.x,
+            grad_x_proj,
+            plan.sum_over_sets(grads.dt_weight, n_sets),
+            plan.sum_over_sets(grads.bias, n_sets),
+            # A = -exp(A_logs)
+            grad_a * -torch.exp(A_logs),
+            plan.sum_over_sets(grads.skip, n_sets).reshape(Ds.shape),
+            None,
+        )
 
 
 class _Scan(torch.autograd.Function):
-    """u, delta `[B, K, L, D]`; B, C `[B, K, L, N]`; A `[K*D, N]`; D, bias `[K*D]`."""
+    """Mamba's layout: u, delta `[B, K*D, L]`; A `[K*D, N]`; B, C `[B, K, N, L]`; D, bias `[K*D]`."""
 
     @staticmethod
-    def forward(ctx, u, delta, B, C, A, D, bias, softplus):
-        needs_grad = any(ctx.needs_input_grad)
-        groups, length = u.shape[1:3]
-        plan = cpu_runtime.plain_plan(groups, length)
-        bc = torch.cat([B, C], dim=3)
-        A, D, bias = A.contiguous(), D.contiguous(), bias.contiguous()
-        y, checkpoints = cpu_runtime.scan_forward(
-            u, bc, None, bias, A, D, plan, needs_grad, delta=delta, softplus=softplus
+    def forward(ctx, u, delta, A, B, C, D, bias, softplus):
+        plan = cpu_runtime.plain_plan(B.shape[1], u.shape[2])
+        inputs = cpu_runtime.ScanInputs(
+            plan, u, A, D, bias, delta=delta, B=B, C=C, softplus=softplus
         )
+        needs_grad = any(ctx.needs_input_grad)
+        y, checkpoints = cpu_runtime.scan_forward(inputs, needs_grad)
         if needs_grad:
-            ctx.save_for_backward(u, delta, bc, A, D, bias, checkpoints)
             ctx.plan, ctx.softplus = plan, softplus
+            ctx.save_for_backward(u, delta, A, B, C, D, bias, checkpoints)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_y):
-        u, delta, bc, A, D, bias, checkpoints = ctx.saved_tensors
-        g = cpu_runtime.scan_backward(
-            grad_y.contiguous(),
-            u,
-            bc,
-            None,
-            bias,
-            A,
-            D,
-            ctx.plan,
-            checkpoints,
-            delta=delta,
-            softplus=ctx.softplus,
+        u, delta, A, B, C, D, bias, checkpoints = ctx.saved_tensors
+        inputs = cpu_runtime.ScanInputs(
+            ctx.plan, u, A, D, bias, delta=delta, B=B, C=C, softplus=ctx.softplus
         )
-        states = A.shape[1]
+        grads = cpu_runtime.scan_backward(inputs, checkpoints, grad_y.contiguous())
         return (
-            g.x,
-            g.delta,
-            g.bc[..., :states],
-            g.bc[..., states:],
-            g.a.reshape(A.shape),
-            g.skip.reshape(D.shape),
-            g.bias.reshape(bias.shape),
+            grads.x,
+            grads.delta,
+            grads.a.reshape(A.shape),
+            grads.B,
+            grads.C,
+            grads.skip.reshape(D.shape),
+            grads.bias.reshape(bias.shape),
             None,
         )

@@ -1,9 +1,12 @@
 """The loops of the CPU kernel, compiled by numba at first use.
 
-One work item is one sequence of one image for a block of channels (sixteen, one vector), so items never
-write to the same place and the answer does not depend on the number of threads. A program takes the
-address of a table of int64 (the names below are its columns) and works on items until none is left; any
-number of threads may run the same program on the same table.
+A program takes the address of a table of int64 (the names below are its columns) and works on items
+until none is left; any number of threads may run it on the same table. One item is one sequence of one
+image for some blocks of sixteen channels (where outputs are added up: all sequences of one image), so
+items never write to the same place and the answer does not depend on which thread took which.
+
+Time is cut into chunks of `CHUNK` steps. Within a chunk the states are visited in fours: four states of
+sixteen channels stay in registers for the whole chunk.
 """
 
 from __future__ import annotations
@@ -17,21 +20,24 @@ from kernels.simd import (
     at_least,
     at_most,
     fetch_and_add,
+    finish_sums,
     fma,
     load,
     load_first,
     load_int,
     load_scalar,
-    row_sums,
     shift_bits_left_23,
     splat,
     store,
     store_first,
     store_scalar,
+    sum_quad,
+    transpose,
     where_greater,
 )
 
 # Columns of the table. Addresses are in bytes, strides and sizes in elements.
+N_COLUMNS = 44
 (
     NEXT_ITEM,
     NEXT_WORKER,
@@ -41,24 +47,26 @@ from kernels.simd import (
     BATCH,
     SEQUENCES,
     LENGTH,
+    TOKENS,
     CHANNELS,
     STATES,
     RANK,
-    ROWS,
     BLOCKS,
     GROUPS,
+    SLICES,
+    WIDTH,
     SOFTPLUS,
-    A_IS_LOG,
-    MERGE_SUM,
+    IS_MAP,
+    IS_SUM,
     INDEX,
     SETS,
     X,
     DELTA,
-    DELTA_STRIDE,
     B_IN,
     C_IN,
-    BC_STRIDE,
+    PROJECTED,
     A_IN,
+    X_WEIGHT,
     DT_WEIGHT,
     DT_BIAS,
     SKIP,
@@ -67,20 +75,25 @@ from kernels.simd import (
     GRAD_Y,
     GRAD_X,
     GRAD_DELTA,
-    GRAD_BC,
-    GRAD_BC_STRIDE,
+    GRAD_B,
+    GRAD_C,
+    GRAD_PROJECTED,
     GRAD_A,
+    GRAD_X_WEIGHT,
+    GRAD_DT_WEIGHT,
     GRAD_BIAS,
     GRAD_SKIP,
-    VISITS,
-    VISIT_STARTS,
-    N_COLUMNS,
-) = range(42)
+) = range(N_COLUMNS)
 
-# Steps between stored states: the backward pass recomputes the states in between.
-CHECKPOINT = 16
-# Tokens of one work item when gradients return to the map.
-PUT_BACK_ROWS = 64
+# Steps between stored states; the backward pass recomputes the states in between.
+CHUNK = 32
+# Steps that the projection takes at a time: that many sums stay in registers.
+ROWS = 8
+# That many times ROWS steps are one item of the projection.
+PARTS = 8
+# Bytes of one vector, and of one vector per step of a chunk.
+_VECTOR = 4 * LANES
+_TILE = CHUNK * _VECTOR
 
 _LOG2E = np.float32(1.4426950408889634)
 _LOG2E_TAIL = np.float32(1.4426950408889634 - float(np.float32(1.4426950408889634)))
@@ -96,6 +109,8 @@ _EXP2 = tuple(
 _ARTANH = tuple(
     np.float32(c) for c in (1.0, 0.33333208142687887, 0.2001076362802921, 0.14000902, 0.14005994)
 )
+_ZERO, _ONE, _TWO = np.float32(0.0), np.float32(1.0), np.float32(2.0)
+_LOWEST, _HIGHEST, _CUT = np.float32(-127.0), np.float32(128.0), np.float32(20.0)
 
 _inline = numba.njit(error_model="numpy", forceinline=True)
 
@@ -103,7 +118,7 @@ _inline = numba.njit(error_model="numpy", forceinline=True)
 @_inline
 def _exp2(x):
     """2**x; exactly inf from 128, 0 (or a subnormal) below -126, NaN stays NaN."""
-    x = at_most(at_least(x, splat(np.float32(-127.0))), splat(np.float32(128.0)))
+    x = at_most(at_least(x, splat(_LOWEST)), splat(_HIGHEST))
     shifted = x + splat(_ROUND)
     r = x - (shifted - splat(_ROUND))
     return _exp2_fraction(r) * shift_bits_left_23(shifted)
@@ -115,31 +130,31 @@ def _exp2_fraction(r):
     p = fma(p, r, splat(_EXP2[3]))
     p = fma(p, r, splat(_EXP2[2]))
     p = fma(p, r, splat(_EXP2[1]))
-    return fma(p, r, splat(np.float32(1.0)))
+    return fma(p, r, splat(_ONE))
 
 
 @_inline
 def _exp(x):
     """e**x with the error of x * log2(e) carried along."""
     scaled = x * splat(_LOG2E)
-    clamped = at_most(at_least(scaled, splat(np.float32(-127.0))), splat(np.float32(128.0)))
+    clamped = at_most(at_least(scaled, splat(_LOWEST)), splat(_HIGHEST))
     shifted = clamped + splat(_ROUND)
     whole = shifted - splat(_ROUND)
-    tail = fma(x, splat(_LOG2E), splat(np.float32(0.0)) - scaled)
+    tail = fma(x, splat(_LOG2E), splat(_ZERO) - scaled)
     tail = fma(x, splat(_LOG2E_TAIL), tail)
     # The tail of a clamped (or infinite) argument means nothing.
-    bound = splat(np.float32(127.0))
-    tail = where_greater(bound * bound, scaled * scaled, tail, splat(np.float32(0.0)))
+    bound = splat(_LOWEST)
+    tail = where_greater(bound * bound, scaled * scaled, tail, splat(_ZERO))
     return _exp2_fraction((clamped - whole) + tail) * shift_bits_left_23(shifted)
 
 
 @_inline
 def _softplus(x):
     """log(1 + e**x) and its derivative; x itself and 1 above 20, as torch does."""
-    zero, one, cut = splat(np.float32(0.0)), splat(np.float32(1.0)), splat(np.float32(20.0))
+    zero, one, cut = splat(_ZERO), splat(_ONE), splat(_CUT)
     e = _exp(at_most(x, zero - x))
     # log1p(e) = 2 artanh(e / (2 + e)), accurate however small e is.
-    s = e / (splat(np.float32(2.0)) + e)
+    s = e / (splat(_TWO) + e)
     z = s * s
     p = fma(z, splat(_ARTANH[4]), splat(_ARTANH[3]))
     p = fma(p, z, splat(_ARTANH[2]))
@@ -151,249 +166,608 @@ def _softplus(x):
 
 
 @_inline
-def _pack(source, n_rows, n_columns, target):
-    """Transpose `[n_rows <= 16, n_columns]` into `[n_columns, 16]`, zero-padded."""
-    for column in range(n_columns):
-        for row in range(LANES):
-            value = np.float32(0.0)
-            if row < n_rows:
-                value = load_scalar(source, row * n_columns + column)
-            store_scalar(target, column * LANES + row, value)
+def _clear(target, n_vectors):
+    for i in range(n_vectors):
+        store(target, i * LANES, splat(_ZERO))
 
 
 @_inline
-def _pack_parameters(p, k, v, decay, weight):
-    """A of 16 channels times log2(e) as `[N, 16]` and the dt weights as `[R, 16]`."""
-    n_valid = min(p[CHANNELS] - v * LANES, LANES)
-    first = load_int(p[SETS], k) * p[CHANNELS] + v * LANES
-    _pack(p[A_IN] + 4 * first * p[STATES], n_valid, p[STATES], decay)
-    for n in range(p[STATES]):
-        a = load(decay, n * LANES)
-        if p[A_IS_LOG]:
-            a = splat(np.float32(0.0)) - _exp(a)
-        store(decay, n * LANES, a * splat(_LOG2E))
-    if p[RANK] > 0:
-        _pack(p[DT_WEIGHT] + 4 * first * p[RANK], n_valid, p[RANK], weight)
-    return first, n_valid
+def _quads(n):
+    """Fours that hold n rows."""
+    return (n + 3) // 4
 
 
 @_inline
 def _token_row(p, b, k, t):
-    """Row of `x` that step t reads, or -1 at a pad."""
-    if p[INDEX] == 0:
-        return b * p[ROWS] + k * p[LENGTH] + t
+    """Row of the map that step t reads, or -1 at a pad."""
     token = load_int(p[INDEX], k * p[LENGTH] + t)
-    return b * p[ROWS] + token if token >= 0 else np.int64(-1)
+    return b * p[TOKENS] + token if token >= 0 else np.int64(-1)
 
 
 @_inline
-def _read_step(p, sequence, t, row, v, n_valid, weight, bias):
-    """Input, raw dt (before softplus) of 16 channels at one step."""
-    u = splat(np.float32(0.0))
-    if row >= 0:
-        u = load_first(p[X], row * p[CHANNELS] + v * LANES, n_valid)
-    step = sequence * p[LENGTH] + t
-    if p[RANK] > 0:
-        raw = bias
-        for r in range(p[RANK]):
-            dt_r = splat(load_scalar(p[DELTA], step * p[DELTA_STRIDE] + r))
-            raw = fma(dt_r, load(weight, r * LANES), raw)
-    else:
-        raw = bias + load_first(p[DELTA], step * p[DELTA_STRIDE] + v * LANES, n_valid)
-    return u, raw
-
-
-@_inline
-def _forward_sequence(p, b, k, v, scratch):
-    n_states, length = p[STATES], p[LENGTH]
-    decay = scratch
-    state = decay + 4 * LANES * n_states
-    weight = state + 4 * LANES * n_states
-    first, n_valid = _pack_parameters(p, k, v, decay, weight)
-    bias = load_first(p[DT_BIAS], first, n_valid)
-    skip = load_first(p[SKIP], first, n_valid)
-    sequence = b * p[SEQUENCES] + k
-    n_checkpoints = (length - 1) // CHECKPOINT
+def _pack_parameters(p, k, v, decay, weight):
+    """A of 16 channels times log2(e) as `[N padded to 4, 16]` and the dt weights as `[R, 16]`."""
+    n_valid = min(p[CHANNELS] - v * LANES, LANES)
+    first = load_int(p[SETS], k) * p[CHANNELS] + v * LANES
+    n_states = p[STATES]
+    _clear(decay, 4 * _quads(n_states))
+    for n in range(0, n_states, LANES):
+        width = min(n_states - n, LANES)
+        source = p[A_IN] + 4 * (first * n_states + n)
+        transpose(source, n_states, n_valid, width, decay + _VECTOR * n, LANES, LANES)
     for n in range(n_states):
-        store(state, n * LANES, splat(np.float32(0.0)))
-    for t in range(length):
-        if p[CHECKPOINTS] != 0 and t > 0 and t % CHECKPOINT == 0:
-            slot = (sequence * n_checkpoints + t // CHECKPOINT - 1) * p[BLOCKS] + v
-            for n in range(n_states):
-                at = (slot * n_states + n) * LANES
-                store(p[CHECKPOINTS], at, load(state, n * LANES))
-        row = _token_row(p, b, k, t)
-        u, dt = _read_step(p, sequence, t, row, v, n_valid, weight, bias)
-        if p[SOFTPLUS]:
-            dt, _ = _softplus(dt)
-        dt_u = dt * u
-        y = skip * u
-        bc = (sequence * length + t) * p[BC_STRIDE]
-        for n in range(n_states):
-            a = _exp2(dt * load(decay, n * LANES))
-            h = fma(a, load(state, n * LANES), dt_u * splat(load_scalar(p[B_IN], bc + n)))
-            store(state, n * LANES, h)
-            y = fma(h, splat(load_scalar(p[C_IN], bc + n)), y)
+        a = load(decay, n * LANES)
+        if p[IS_MAP]:
+            a = splat(_ZERO) - _exp(a)
+        store(decay, n * LANES, a * splat(_LOG2E))
+    for r in range(0, p[RANK], LANES):
+        width = min(p[RANK] - r, LANES)
+        source = p[DT_WEIGHT] + 4 * (first * p[RANK] + r)
+        transpose(source, p[RANK], n_valid, width, weight + _VECTOR * r, LANES, LANES)
+
+
+@_inline
+def _read_bc(p, b, k, t0, steps, bc):
+    """B and C of a chunk as `[steps, 2 * (N padded to 4)]`, 0 in the padding."""
+    n_states = p[STATES]
+    padded = 4 * _quads(n_states)
+    sequence = b * p[SEQUENCES] + k
+    if p[IS_MAP]:
+        for n in range(0, padded, LANES):
+            n_valid, n_stored = min(n_states - n, LANES), min(padded - n, LANES)
+            for t in range(steps):
+                at = (sequence * p[LENGTH] + t0 + t) * p[WIDTH] + p[RANK] + n
+                to = t * 2 * padded + n
+                store_first(bc, to, n_stored, load_first(p[PROJECTED], at, n_valid))
+                c = load_first(p[PROJECTED], at + n_states, n_valid)
+                store_first(bc, to + padded, n_stored, c)
+    else:
+        for t in range(0, steps, LANES):
+            width = min(steps - t, LANES)
+            for n in range(0, padded, LANES):
+                n_valid, n_stored = min(n_states - n, LANES), min(padded - n, LANES)
+                at = 4 * ((sequence * n_states + n) * p[LENGTH] + t0 + t)
+                to = bc + 4 * (t * 2 * padded + n)
+                length = p[LENGTH]
+                transpose(p[B_IN] + at, length, n_valid, width, to, 2 * padded, n_stored)
+                to += 4 * padded
+                transpose(p[C_IN] + at, length, n_valid, width, to, 2 * padded, n_stored)
+
+
+@_inline
+def _read_rows(p, source, b, k, v, t0, steps, tile):
+    """A chunk of 16 channels from `[B, K*D, L]` as `[steps, 16]`."""
+    n_valid = min(p[CHANNELS] - v * LANES, LANES)
+    row = (b * p[SEQUENCES] + k) * p[CHANNELS] + v * LANES
+    for t in range(0, steps, LANES):
+        at = source + 4 * (row * p[LENGTH] + t0 + t)
+        width = min(steps - t, LANES)
+        transpose(at, p[LENGTH], n_valid, width, tile + _VECTOR * t, LANES, LANES)
+
+
+@_inline
+def _write_rows(p, target, b, k, v, t0, steps, tile):
+    """The opposite of `_read_rows`."""
+    n_valid = min(p[CHANNELS] - v * LANES, LANES)
+    row = (b * p[SEQUENCES] + k) * p[CHANNELS] + v * LANES
+    for t in range(0, steps, LANES):
+        at = target + 4 * (row * p[LENGTH] + t0 + t)
+        width = min(steps - t, LANES)
+        transpose(tile + _VECTOR * t, LANES, width, n_valid, at, p[LENGTH], width)
+
+
+@_inline
+def _read_tokens(p, source, b, k, v, t0, steps, tile):
+    """A chunk of 16 channels from the map `[B, tokens, C]` as `[steps, 16]`, 0 at pads."""
+    n_valid = min(p[CHANNELS] - v * LANES, LANES)
+    for t in range(steps):
+        row = _token_row(p, b, k, t0 + t)
+        value = splat(_ZERO)
+        if row >= 0:
+            value = load_first(source, row * p[CHANNELS] + v * LANES, n_valid)
+        store(tile, t * LANES, value)
+
+
+@_inline
+def _write_tokens(p, target, b, k, v, t0, steps, tile):
+    """Put a chunk `[steps, 16]` on the map, or add it there if tokens are read more than once."""
+    n_valid = min(p[CHANNELS] - v * LANES, LANES)
+    for t in range(steps):
+        row = _token_row(p, b, k, t0 + t)
         if row >= 0:
             at = row * p[CHANNELS] + v * LANES
-            if p[MERGE_SUM]:
-                y = y + load_first(p[Y], at, n_valid)
-            store_first(p[Y], at, n_valid, y)
+            value = load(tile, t * LANES)
+            if p[IS_SUM]:
+                value = value + load_first(target, at, n_valid)
+            store_first(target, at, n_valid, value)
 
 
 @_inline
-def _forward_item(p, item, scratch):
-    v = item % p[BLOCKS]
-    if p[MERGE_SUM]:
-        # One item adds up all sequences: no two items write to the same outputs.
-        for k in range(p[SEQUENCES]):
-            _forward_sequence(p, item // p[BLOCKS], k, v, scratch)
-    else:
-        sequence = item // p[BLOCKS]
-        _forward_sequence(p, sequence // p[SEQUENCES], sequence % p[SEQUENCES], v, scratch)
-
-
-@_inline
-def _backward_chunk(p, b, k, v, t0, steps, decay, weight, carry, tiles, sums):
-    """Steps `t0 .. t0 + steps` of one block of channels, last to first.
-
-    `sums` collects the gradients of B and C over the channel blocks, `[CHECKPOINT, 2N padded to 16]`.
-    """
-    n_states = p[STATES]
-    tile = 4 * LANES
-    sequence = b * p[SEQUENCES] + k
-    first = load_int(p[SETS], k) * p[CHANNELS] + v * LANES
+def _read_inputs(p, b, k, v, t0, steps, weight, inputs, gates, slopes, dt_u):
+    """u, dt, the slope of softplus and dt * u of a chunk, each `[steps, 16]`."""
     n_valid = min(p[CHANNELS] - v * LANES, LANES)
+    first = load_int(p[SETS], k) * p[CHANNELS] + v * LANES
     bias = load_first(p[DT_BIAS], first, n_valid)
-    skip = load_first(p[SKIP], first, n_valid)
-    states = tiles
-    decays = states + tile * n_states * (CHECKPOINT + 1)
-    inputs = decays + tile * n_states * CHECKPOINT
-    gates = inputs + tile * CHECKPOINT
-    slopes = gates + tile * CHECKPOINT
-    products = slopes + tile * CHECKPOINT
-    n_padded = (n_states + LANES - 1) // LANES * LANES
-    products_c = products + tile * n_padded
-
-    if t0 == 0:
-        for n in range(n_states):
-            store(states, n * LANES, splat(np.float32(0.0)))
+    if p[IS_MAP]:
+        _read_tokens(p, p[X], b, k, v, t0, steps, inputs)
+        rank, width = p[RANK], p[WIDTH]
+        low = p[PROJECTED] + 4 * ((b * p[SEQUENCES] + k) * p[LENGTH] + t0) * width
+        for t in range(steps):
+            raw = bias
+            for r in range(rank):
+                raw = fma(splat(load_scalar(low, t * width + r)), load(weight, r * LANES), raw)
+            store(gates, t * LANES, raw)
     else:
-        n_checkpoints = (p[LENGTH] - 1) // CHECKPOINT
-        slot = (sequence * n_checkpoints + t0 // CHECKPOINT - 1) * p[BLOCKS] + v
-        for n in range(n_states):
-            store(states, n * LANES, load(p[CHECKPOINTS], (slot * n_states + n) * LANES))
-
-    for i in range(steps):
-        row = _token_row(p, b, k, t0 + i)
-        u, dt = _read_step(p, sequence, t0 + i, row, v, n_valid, weight, bias)
-        slope = splat(np.float32(1.0))
-        if p[SOFTPLUS]:
+        _read_rows(p, p[X], b, k, v, t0, steps, inputs)
+        _read_rows(p, p[DELTA], b, k, v, t0, steps, gates)
+        for t in range(steps):
+            store(gates, t * LANES, load(gates, t * LANES) + bias)
+    softplus = p[SOFTPLUS]
+    for t in range(steps):
+        dt = load(gates, t * LANES)
+        slope = splat(_ONE)
+        if softplus:
             dt, slope = _softplus(dt)
-        store(inputs, i * LANES, u)
-        store(gates, i * LANES, dt)
-        store(slopes, i * LANES, slope)
-        dt_u = dt * u
-        bc = (sequence * p[LENGTH] + t0 + i) * p[BC_STRIDE]
-        for n in range(n_states):
-            at = (i * n_states + n) * LANES
-            a = _exp2(dt * load(decay, n * LANES))
-            store(decays, at, a)
-            b_n = splat(load_scalar(p[B_IN], bc + n))
-            store(states, at + n_states * LANES, fma(a, load(states, at), dt_u * b_n))
-
-    block = (sequence * p[BLOCKS] + v) * LANES
-    grad_a = p[GRAD_A] + 4 * block * n_states
-    grad_bias = load(p[GRAD_BIAS], block)
-    grad_skip = load(p[GRAD_SKIP], block)
-    for j in range(steps):
-        i = steps - 1 - j
-        row = _token_row(p, b, k, t0 + i)
-        grad_y = splat(np.float32(0.0))
-        if row >= 0:
-            grad_y = load_first(p[GRAD_Y], row * p[CHANNELS] + v * LANES, n_valid)
-        u = load(inputs, i * LANES)
-        dt = load(gates, i * LANES)
-        dt_u = dt * u
-        grad_dt_u = splat(np.float32(0.0))
-        grad_dt = splat(np.float32(0.0))
-        bc = (sequence * p[LENGTH] + t0 + i) * p[BC_STRIDE]
-        for n in range(n_states):
-            at = (i * n_states + n) * LANES
-            h_before = load(states, at)
-            h = load(states, at + n_states * LANES)
-            b_n = splat(load_scalar(p[B_IN], bc + n))
-            c_n = splat(load_scalar(p[C_IN], bc + n))
-            g = fma(grad_y, c_n, load(carry, n * LANES))
-            store(products, n * LANES, g * dt_u)
-            store(products_c, n * LANES, h * grad_y)
-            grad_dt_u = fma(g, b_n, grad_dt_u)
-            g_before = g * load(decays, at)
-            store(carry, n * LANES, g_before)
-            q = g_before * h_before
-            # `decay` carries a factor log2(e), which is divided out once at the end.
-            grad_dt = fma(q, load(decay, n * LANES), grad_dt)
-            store(grad_a, n * LANES, fma(q, dt, load(grad_a, n * LANES)))
-        for n in range(0, n_padded, LANES):
-            at = i * 2 * n_padded + n
-            store(sums, at, load(sums, at) + row_sums(products + tile * n))
-            at += n_padded
-            store(sums, at, load(sums, at) + row_sums(products_c + tile * n))
-        grad_raw = fma(grad_dt, splat(_LN2), grad_dt_u * u) * load(slopes, i * LANES)
-        grad_u = fma(grad_dt_u, dt, skip * grad_y)
-        grad_bias = grad_bias + grad_raw
-        grad_skip = fma(grad_y, u, grad_skip)
-        at = (sequence * p[LENGTH] + t0 + i) * p[CHANNELS] + v * LANES
-        store_first(p[GRAD_X], at, n_valid, grad_u)
-        store_first(p[GRAD_DELTA], at, n_valid, grad_raw)
-    store(p[GRAD_BIAS], block, grad_bias)
-    store(p[GRAD_SKIP], block, grad_skip)
+        store(gates, t * LANES, dt)
+        store(slopes, t * LANES, slope)
+        store(dt_u, t * LANES, dt * load(inputs, t * LANES))
 
 
 @_inline
-def _backward_item(p, item, scratch):
-    """One sequence of one image, channel blocks `group, group + GROUPS, ...`."""
-    group = item % p[GROUPS]
-    sequence = item // p[GROUPS]
-    b, k = sequence // p[SEQUENCES], sequence % p[SEQUENCES]
-    n_states, length, blocks = p[STATES], p[LENGTH], p[BLOCKS]
-    tile = 4 * LANES
-    n_padded = (n_states + LANES - 1) // LANES * LANES
-    # Per channel block: A `[N, 16]`, dt weights `[R, 16]`, the gradient of the state `[N, 16]`.
-    per_block = tile * (2 * n_states + p[RANK])
-    sums = scratch + per_block * blocks
-    tiles = sums + 4 * CHECKPOINT * 2 * n_padded
-    products = tiles + tile * (n_states * (2 * CHECKPOINT + 1) + 3 * CHECKPOINT)
-    for n in range(2 * n_padded):
-        store(products, n * LANES, splat(np.float32(0.0)))
-    for v in range(group, blocks, p[GROUPS]):
-        own = scratch + per_block * v
-        _pack_parameters(p, k, v, own, own + tile * n_states)
-        for n in range(n_states):
-            store(own + tile * (n_states + p[RANK]), n * LANES, splat(np.float32(0.0)))
-            at = ((sequence * blocks + v) * n_states + n) * LANES
-            store(p[GRAD_A], at, splat(np.float32(0.0)))
-        store(p[GRAD_BIAS], (sequence * blocks + v) * LANES, splat(np.float32(0.0)))
-        store(p[GRAD_SKIP], (sequence * blocks + v) * LANES, splat(np.float32(0.0)))
+def _scan_quad(steps, gates, dt_u, bc, padded, decay, state, outputs):
+    """Four states through a chunk; adds C h to `outputs`. `bc` points at the first of the four."""
+    a0, a1, a2, a3 = load(decay, 0), load(decay, 16), load(decay, 32), load(decay, 48)
+    h0, h1, h2, h3 = load(state, 0), load(state, 16), load(state, 32), load(state, 48)
+    for t in range(steps):
+        dt, x, y = load(gates, t * LANES), load(dt_u, t * LANES), load(outputs, t * LANES)
+        b = t * 2 * padded
+        c = b + padded
+        h0 = fma(_exp2(dt * a0), h0, x * splat(load_scalar(bc, b)))
+        h1 = fma(_exp2(dt * a1), h1, x * splat(load_scalar(bc, b + 1)))
+        h2 = fma(_exp2(dt * a2), h2, x * splat(load_scalar(bc, b + 2)))
+        h3 = fma(_exp2(dt * a3), h3, x * splat(load_scalar(bc, b + 3)))
+        y = fma(h0, splat(load_scalar(bc, c)), y)
+        y = fma(h1, splat(load_scalar(bc, c + 1)), y)
+        y = fma(h2, splat(load_scalar(bc, c + 2)), y)
+        y = fma(h3, splat(load_scalar(bc, c + 3)), y)
+        store(outputs, t * LANES, y)
+    store(state, 0, h0)
+    store(state, 16, h1)
+    store(state, 32, h2)
+    store(state, 48, h3)
 
-    n_chunks = (length + CHECKPOINT - 1) // CHECKPOINT
+
+@_inline
+def _checkpoint(p, sequence, t0, v):
+    """Address of the states of one block of channels before step `t0` > 0."""
+    n_stored = (p[LENGTH] - 1) // CHUNK
+    slot = (sequence * n_stored + t0 // CHUNK - 1) * p[BLOCKS] + v
+    return p[CHECKPOINTS] + slot * 4 * _quads(p[STATES]) * _VECTOR
+
+
+@_inline
+def _forward_sequence(p, b, k, group, scratch):
+    length, blocks, groups = p[LENGTH], p[BLOCKS], p[GROUPS]
+    quads = _quads(p[STATES])
+    per_block = _VECTOR * (8 * quads + p[RANK])
+    tiles = scratch + per_block * blocks
+    inputs, gates, slopes = tiles, tiles + _TILE, tiles + 2 * _TILE
+    dt_u, outputs, bc = tiles + 3 * _TILE, tiles + 4 * _TILE, tiles + 5 * _TILE
+    for v in range(group, blocks, groups):
+        decay = scratch + per_block * v
+        state = decay + 4 * quads * _VECTOR
+        _pack_parameters(p, k, v, decay, state + 4 * quads * _VECTOR)
+        _clear(state, 4 * quads)
+    for t0 in range(0, length, CHUNK):
+        steps = min(CHUNK, length - t0)
+        _read_bc(p, b, k, t0, steps, bc)
+        for v in range(group, blocks, groups):
+            decay = scratch + per_block * v
+            state = decay + 4 * quads * _VECTOR
+            if p[CHECKPOINTS] != 0 and t0 > 0:
+                stored = _checkpoint(p, b * p[SEQUENCES] + k, t0, v)
+                for n in range(4 * quads):
+                    store(stored, n * LANES, load(state, n * LANES))
+            weight = state + 4 * quads * _VECTOR
+            _read_inputs(p, b, k, v, t0, steps, weight, inputs, gates, slopes, dt_u)
+            n_valid = min(p[CHANNELS] - v * LANES, LANES)
+            first = load_int(p[SETS], k) * p[CHANNELS] + v * LANES
+            skip = load_first(p[SKIP], first, n_valid)
+            for t in range(steps):
+                store(outputs, t * LANES, skip * load(inputs, t * LANES))
+            for q in range(quads):
+                at = 4 * q * _VECTOR
+                _scan_quad(
+                    steps, gates, dt_u, bc + 16 * q, 4 * quads, decay + at, state + at, outputs
+                )
+            if p[IS_MAP]:
+                _write_tokens(p, p[Y], b, k, v, t0, steps, outputs)
+            else:
+                _write_rows(p, p[Y], b, k, v, t0, steps, outputs)
+
+
+@_inline
+def _backward_quad(
+    steps, gates, dt_u, grad_y, bc, padded, decay, start, states, decays, carry, grad_a, sums,
+    n_sums, sums_c, grad_dt_u, grad_dt,
+):  # fmt: skip
+    """Four states through a chunk: forward again from `start`, then last step to first.
+
+    `carry` is the gradient of the state after the chunk on entry, before it on return. Adds to grad_a
+    `[4, 16]`, grad_dt_u, grad_dt `[steps, 16]` and, as quarter sums, to the gradients of B and C.
+    """
+    a0, a1, a2, a3 = load(decay, 0), load(decay, 16), load(decay, 32), load(decay, 48)
+    h0, h1, h2, h3 = load(start, 0), load(start, 16), load(start, 32), load(start, 48)
+    for t in range(steps):
+        dt, x = load(gates, t * LANES), load(dt_u, t * LANES)
+        b = t * 2 * padded
+        at = t * 4 * LANES
+        store(states, at, h0)
+        store(states, at + 16, h1)
+        store(states, at + 32, h2)
+        store(states, at + 48, h3)
+        e0, e1, e2, e3 = _exp2(dt * a0), _exp2(dt * a1), _exp2(dt * a2), _exp2(dt * a3)
+        store(decays, at, e0)
+        store(decays, at + 16, e1)
+        store(decays, at + 32, e2)
+        store(decays, at + 48, e3)
+        h0 = fma(e0, h0, x * splat(load_scalar(bc, b)))
+        h1 = fma(e1, h1, x * splat(load_scalar(bc, b + 1)))
+        h2 = fma(e2, h2, x * splat(load_scalar(bc, b + 2)))
+        h3 = fma(e3, h3, x * splat(load_scalar(bc, b + 3)))
+    g0, g1, g2, g3 = load(carry, 0), load(carry, 16), load(carry, 32), load(carry, 48)
+    d0, d1, d2, d3 = load(grad_a, 0), load(grad_a, 16), load(grad_a, 32), load(grad_a, 48)
+    for i in range(steps):
+        t = steps - 1 - i
+        b = t * 2 * padded
+        c = b + padded
+        at = t * 4 * LANES
+        dt, x, gy = load(gates, t * LANES), load(dt_u, t * LANES), load(grad_y, t * LANES)
+        g0 = fma(gy, splat(load_scalar(bc, c)), g0)
+        g1 = fma(gy, splat(load_scalar(bc, c + 1)), g1)
+        g2 = fma(gy, splat(load_scalar(bc, c + 2)), g2)
+        g3 = fma(gy, splat(load_scalar(bc, c + 3)), g3)
+        row = t * n_sums * LANES
+        of_b = sum_quad(g0 * x, g1 * x, g2 * x, g3 * x)
+        store(sums, row, load(sums, row) + of_b)
+        of_c = sum_quad(h0 * gy, h1 * gy, h2 * gy, h3 * gy)
+        store(sums_c, row, load(sums_c, row) + of_c)
+        of_x = load(grad_dt_u, t * LANES)
+        of_x = fma(g0, splat(load_scalar(bc, b)), of_x)
+        of_x = fma(g1, splat(load_scalar(bc, b + 1)), of_x)
+        of_x = fma(g2, splat(load_scalar(bc, b + 2)), of_x)
+        of_x = fma(g3, splat(load_scalar(bc, b + 3)), of_x)
+        store(grad_dt_u, t * LANES, of_x)
+        h0, h1, h2, h3 = (
+            load(states, at),
+            load(states, at + 16),
+            load(states, at + 32),
+            load(states, at + 48),
+        )
+        g0 = g0 * load(decays, at)
+        g1 = g1 * load(decays, at + 16)
+        g2 = g2 * load(decays, at + 32)
+        g3 = g3 * load(decays, at + 48)
+        of_dt = load(grad_dt, t * LANES)
+        q0, q1, q2, q3 = g0 * h0, g1 * h1, g2 * h2, g3 * h3
+        of_dt = fma(q0, a0, of_dt)
+        of_dt = fma(q1, a1, of_dt)
+        of_dt = fma(q2, a2, of_dt)
+        of_dt = fma(q3, a3, of_dt)
+        store(grad_dt, t * LANES, of_dt)
+        d0, d1, d2, d3 = fma(q0, dt, d0), fma(q1, dt, d1), fma(q2, dt, d2), fma(q3, dt, d3)
+    store(carry, 0, g0)
+    store(carry, 16, g1)
+    store(carry, 32, g2)
+    store(carry, 48, g3)
+    store(grad_a, 0, d0)
+    store(grad_a, 16, d1)
+    store(grad_a, 32, d2)
+    store(grad_a, 48, d3)
+
+
+@_inline
+def _rank_gradients(p, sequence, v, t0, steps, grad_raw, weight, sums, n_sums):
+    """Gradients of the low-rank dt (as quarter sums) and of its weights from that of the raw dt."""
+    rank, width = p[RANK], p[WIDTH]
+    low = p[PROJECTED] + 4 * (sequence * p[LENGTH] + t0) * width
+    own = p[GRAD_DT_WEIGHT] + (sequence * p[BLOCKS] + v) * rank * _VECTOR
+    zero = splat(_ZERO)
+    for r in range(0, rank, 4):
+        w0 = load(weight, r * LANES)
+        w1 = load(weight, (r + 1) * LANES) if r + 1 < rank else zero
+        w2 = load(weight, (r + 2) * LANES) if r + 2 < rank else zero
+        w3 = load(weight, (r + 3) * LANES) if r + 3 < rank else zero
+        for t in range(steps):
+            g = load(grad_raw, t * LANES)
+            at = (t * n_sums + r // 4) * LANES
+            store(sums, at, load(sums, at) + sum_quad(g * w0, g * w1, g * w2, g * w3))
+    for r in range(rank):
+        total = load(own, r * LANES)
+        for t in range(steps):
+            dt_r = splat(load_scalar(low, t * width + r))
+            total = fma(load(grad_raw, t * LANES), dt_r, total)
+        store(own, r * LANES, total)
+
+
+@_inline
+def _sum_layout(p):
+    """Vectors of quarter sums of one step: for dt, where B's begin, where C's begin, all."""
+    of_dt = 4 * ((p[RANK] + LANES - 1) // LANES)
+    of_state = 4 * ((p[STATES] + LANES - 1) // LANES)
+    return of_dt, of_dt + of_state, of_dt + 2 * of_state
+
+
+@_inline
+def _store_sums(p, b, k, group, t0, steps, sums, tile):
+    """Add up the quarter sums of a chunk and write the gradients of dt, B and C."""
+    n_states, rank, length = p[STATES], p[RANK], p[LENGTH]
+    sequence = (group * p[BATCH] + b) * p[SEQUENCES] + k
+    first_b, first_c, n_sums = _sum_layout(p)
+    if p[IS_MAP]:
+        for t in range(steps):
+            at = (sequence * length + t0 + t) * p[WIDTH]
+            row = t * n_sums
+            for r in range(0, rank, LANES):
+                value = finish_sums(sums, (row + r // 4) * LANES)
+                store_first(p[GRAD_PROJECTED], at + r, min(rank - r, LANES), value)
+            for n in range(0, n_states, LANES):
+                n_valid = min(n_states - n, LANES)
+                value = finish_sums(sums, (row + first_b + n // 4) * LANES)
+                store_first(p[GRAD_PROJECTED], at + rank + n, n_valid, value)
+                value = finish_sums(sums, (row + first_c + n // 4) * LANES)
+                store_first(p[GRAD_PROJECTED], at + rank + n_states + n, n_valid, value)
+    else:
+        for n in range(0, n_states, LANES):
+            n_valid = min(n_states - n, LANES)
+            for t in range(0, steps, LANES):
+                width = min(steps - t, LANES)
+                at = 4 * ((sequence * n_states + n) * length + t0 + t)
+                for i in range(width):
+                    quad = (t + i) * n_sums + first_b + n // 4
+                    store(tile, i * LANES, finish_sums(sums, quad * LANES))
+                transpose(tile, LANES, width, n_valid, p[GRAD_B] + at, length, width)
+                for i in range(width):
+                    quad = (t + i) * n_sums + first_c + n // 4
+                    store(tile, i * LANES, finish_sums(sums, quad * LANES))
+                transpose(tile, LANES, width, n_valid, p[GRAD_C] + at, length, width)
+
+
+@_inline
+def _backward_sequence(p, b, k, group, scratch):
+    length, blocks, groups = p[LENGTH], p[BLOCKS], p[GROUPS]
+    quads, rank = _quads(p[STATES]), p[RANK]
+    padded = 4 * quads
+    sequence = b * p[SEQUENCES] + k
+    first_b, first_c, n_sums = _sum_layout(p)
+    per_block = _VECTOR * (2 * padded + rank)
+    tiles = scratch + per_block * blocks
+    inputs, gates, slopes = tiles, tiles + _TILE, tiles + 2 * _TILE
+    dt_u, grad_y, grad_dt_u = tiles + 3 * _TILE, tiles + 4 * _TILE, tiles + 5 * _TILE
+    grad_dt, states, decays = tiles + 6 * _TILE, tiles + 7 * _TILE, tiles + 11 * _TILE
+    zeros = tiles + 15 * _TILE
+    bc = zeros + padded * _VECTOR
+    sums = bc + CHUNK * 2 * padded * 4
+    _clear(zeros, padded)
+    for v in range(group, blocks, groups):
+        decay = scratch + per_block * v
+        carry = decay + padded * _VECTOR
+        _pack_parameters(p, k, v, decay, carry + padded * _VECTOR)
+        _clear(carry, padded)
+        block = sequence * blocks + v
+        _clear(p[GRAD_A] + block * padded * _VECTOR, padded)
+        _clear(p[GRAD_DT_WEIGHT] + block * rank * _VECTOR, rank)
+        _clear(p[GRAD_BIAS] + block * _VECTOR, 1)
+        _clear(p[GRAD_SKIP] + block * _VECTOR, 1)
+
+    n_chunks = (length + CHUNK - 1) // CHUNK
     for j in range(n_chunks):
-        t0 = (n_chunks - 1 - j) * CHECKPOINT
-        steps = min(CHECKPOINT, length - t0)
-        for n in range(0, CHECKPOINT * 2 * n_padded, LANES):
-            store(sums, n, splat(np.float32(0.0)))
-        for v in range(group, blocks, p[GROUPS]):
-            own = scratch + per_block * v
-            weight = own + tile * n_states
-            carry = weight + tile * p[RANK]
-            _backward_chunk(p, b, k, v, t0, steps, own, weight, carry, tiles, sums)
-        for i in range(steps):
-            row = (group * p[BATCH] * p[SEQUENCES] + sequence) * length + t0 + i
-            at = row * p[GRAD_BC_STRIDE]
-            for n in range(n_states):
-                store_scalar(p[GRAD_BC], at + n, load_scalar(sums, i * 2 * n_padded + n))
-                c_sum = load_scalar(sums, i * 2 * n_padded + n_padded + n)
-                store_scalar(p[GRAD_BC], at + n_states + n, c_sum)
+        t0 = (n_chunks - 1 - j) * CHUNK
+        steps = min(CHUNK, length - t0)
+        _clear(sums, steps * n_sums)
+        _read_bc(p, b, k, t0, steps, bc)
+        for v in range(group, blocks, groups):
+            decay = scratch + per_block * v
+            carry = decay + padded * _VECTOR
+            weight = carry + padded * _VECTOR
+            block = sequence * blocks + v
+            start = _checkpoint(p, sequence, t0, v) if t0 > 0 else zeros
+            _read_inputs(p, b, k, v, t0, steps, weight, inputs, gates, slopes, dt_u)
+            if p[IS_MAP]:
+                _read_tokens(p, p[GRAD_Y], b, k, v, t0, steps, grad_y)
+            else:
+                _read_rows(p, p[GRAD_Y], b, k, v, t0, steps, grad_y)
+            _clear(grad_dt_u, steps)
+            _clear(grad_dt, steps)
+            for q in range(quads):
+                at = 4 * q * _VECTOR
+                _backward_quad(
+                    steps, gates, dt_u, grad_y, bc + 16 * q, padded, decay + at, start + at, states,
+                    decays, carry + at, p[GRAD_A] + block * padded * _VECTOR + at,
+                    sums + (first_b + q) * _VECTOR, n_sums, sums + (first_c + q) * _VECTOR,
+                    grad_dt_u, grad_dt,
+                )  # fmt: skip
+            n_valid = min(p[CHANNELS] - v * LANES, LANES)
+            first = load_int(p[SETS], k) * p[CHANNELS] + v * LANES
+            skip = load_first(p[SKIP], first, n_valid)
+            grad_bias = load(p[GRAD_BIAS], block * LANES)
+            grad_skip = load(p[GRAD_SKIP], block * LANES)
+            for t in range(steps):
+                u, of_x = load(inputs, t * LANES), load(grad_dt_u, t * LANES)
+                gy = load(grad_y, t * LANES)
+                # `decay` carries a factor log2(e), divided out here.
+                raw = fma(load(grad_dt, t * LANES), splat(_LN2), of_x * u)
+                raw = raw * load(slopes, t * LANES)
+                store(grad_dt, t * LANES, raw)
+                store(grad_dt_u, t * LANES, fma(of_x, load(gates, t * LANES), skip * gy))
+                grad_bias = grad_bias + raw
+                grad_skip = fma(gy, u, grad_skip)
+            store(p[GRAD_BIAS], block * LANES, grad_bias)
+            store(p[GRAD_SKIP], block * LANES, grad_skip)
+            if p[IS_MAP]:
+                _rank_gradients(p, sequence, v, t0, steps, grad_dt, weight, sums, n_sums)
+                _write_tokens(p, p[GRAD_X], b, k, v, t0, steps, grad_dt_u)
+            else:
+                _write_rows(p, p[GRAD_X], b, k, v, t0, steps, grad_dt_u)
+                _write_rows(p, p[GRAD_DELTA], b, k, v, t0, steps, grad_dt)
+        _store_sums(p, b, k, group, t0, steps, sums, states)
+
+
+@_inline
+def _project_part(p, b, k, part):
+    """`ROWS` steps of x times the weights of the sequence's set: dt, B and C of these steps."""
+    channels, width, length = p[CHANNELS], p[WIDTH], p[LENGTH]
+    padded = (width + LANES - 1) // LANES * LANES
+    weight = p[X_WEIGHT] + 4 * load_int(p[SETS], k) * channels * padded
+    t0 = part * ROWS
+    steps = min(ROWS, length - t0)
+    last = t0 + steps - 1
+    zero = splat(_ZERO)
+    # A pad's row is 0: it is read as row 0 and multiplied by 0 when stored.
+    r0, r1 = _token_row(p, b, k, t0), _token_row(p, b, k, min(t0 + 1, last))
+    r2, r3 = _token_row(p, b, k, min(t0 + 2, last)), _token_row(p, b, k, min(t0 + 3, last))
+    r4, r5 = _token_row(p, b, k, min(t0 + 4, last)), _token_row(p, b, k, min(t0 + 5, last))
+    r6, r7 = _token_row(p, b, k, min(t0 + 6, last)), _token_row(p, b, k, min(t0 + 7, last))
+    x0, x1, x2, x3 = (
+        _row_address(p, r0),
+        _row_address(p, r1),
+        _row_address(p, r2),
+        _row_address(p, r3),
+    )
+    x4, x5, x6, x7 = (
+        _row_address(p, r4),
+        _row_address(p, r5),
+        _row_address(p, r6),
+        _row_address(p, r7),
+    )
+    for j in range(0, width, LANES):
+        s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = zero
+        for c in range(channels):
+            w = load(weight, c * padded + j)
+            s0 = fma(w, splat(load_scalar(x0, c)), s0)
+            s1 = fma(w, splat(load_scalar(x1, c)), s1)
+            s2 = fma(w, splat(load_scalar(x2, c)), s2)
+            s3 = fma(w, splat(load_scalar(x3, c)), s3)
+            s4 = fma(w, splat(load_scalar(x4, c)), s4)
+            s5 = fma(w, splat(load_scalar(x5, c)), s5)
+            s6 = fma(w, splat(load_scalar(x6, c)), s6)
+            s7 = fma(w, splat(load_scalar(x7, c)), s7)
+        n_valid = min(width - j, LANES)
+        at = ((b * p[SEQUENCES] + k) * length + t0) * width + j
+        _store_projected(p, at, n_valid, 0, steps, r0, s0)
+        _store_projected(p, at, n_valid, 1, steps, r1, s1)
+        _store_projected(p, at, n_valid, 2, steps, r2, s2)
+        _store_projected(p, at, n_valid, 3, steps, r3, s3)
+        _store_projected(p, at, n_valid, 4, steps, r4, s4)
+        _store_projected(p, at, n_valid, 5, steps, r5, s5)
+        _store_projected(p, at, n_valid, 6, steps, r6, s6)
+        _store_projected(p, at, n_valid, 7, steps, r7, s7)
+
+
+@_inline
+def _row_address(p, row):
+    return p[X] + 4 * max(row, 0) * p[CHANNELS]
+
+
+@_inline
+def _store_projected(p, at, n_valid, i, steps, row, value):
+    if i < steps:
+        if row < 0:
+            value = splat(_ZERO)
+        store_first(p[PROJECTED], at + i * p[WIDTH], n_valid, value)
+
+
+@_inline
+def _project_back_sequence(p, b, k, v):
+    """Add the gradient of dt, B and C times the weights to that of x, for a block of channels."""
+    channels, width, length = p[CHANNELS], p[WIDTH], p[LENGTH]
+    n_valid = min(channels - v * LANES, LANES)
+    weight = p[X_WEIGHT] + 4 * (load_int(p[SETS], k) * width * channels + v * LANES)
+    zero = splat(_ZERO)
+    for t0 in range(0, length, ROWS):
+        g = p[GRAD_PROJECTED] + 4 * ((b * p[SEQUENCES] + k) * length + t0) * width
+        steps = min(ROWS, length - t0)
+        s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = zero
+        # Steps past the end read the last step again; their sums are not stored.
+        o1, o2, o3 = width * min(1, steps - 1), width * min(2, steps - 1), width * min(3, steps - 1)
+        o4, o5, o6 = width * min(4, steps - 1), width * min(5, steps - 1), width * min(6, steps - 1)
+        o7 = width * min(7, steps - 1)
+        for j in range(width):
+            w = load_first(weight, j * channels, n_valid)
+            s0 = fma(w, splat(load_scalar(g, j)), s0)
+            s1 = fma(w, splat(load_scalar(g, o1 + j)), s1)
+            s2 = fma(w, splat(load_scalar(g, o2 + j)), s2)
+            s3 = fma(w, splat(load_scalar(g, o3 + j)), s3)
+            s4 = fma(w, splat(load_scalar(g, o4 + j)), s4)
+            s5 = fma(w, splat(load_scalar(g, o5 + j)), s5)
+            s6 = fma(w, splat(load_scalar(g, o6 + j)), s6)
+            s7 = fma(w, splat(load_scalar(g, o7 + j)), s7)
+        _add_to_token(p, b, k, v, t0, 0, steps, n_valid, s0)
+        _add_to_token(p, b, k, v, t0, 1, steps, n_valid, s1)
+        _add_to_token(p, b, k, v, t0, 2, steps, n_valid, s2)
+        _add_to_token(p, b, k, v, t0, 3, steps, n_valid, s3)
+        _add_to_token(p, b, k, v, t0, 4, steps, n_valid, s4)
+        _add_to_token(p, b, k, v, t0, 5, steps, n_valid, s5)
+        _add_to_token(p, b, k, v, t0, 6, steps, n_valid, s6)
+        _add_to_token(p, b, k, v, t0, 7, steps, n_valid, s7)
+
+
+@_inline
+def _add_to_token(p, b, k, v, t0, i, steps, n_valid, value):
+    if i < steps:
+        row = _token_row(p, b, k, t0 + i)
+        if row >= 0:
+            at = row * p[CHANNELS] + v * LANES
+            store_first(p[GRAD_X], at, n_valid, value + load_first(p[GRAD_X], at, n_valid))
+
+
+@_inline
+def _project_weight_item(p, item):
+    """Gradient of the projection's weights from one slice of the batch, one sequence, one block."""
+    channels, width, length = p[CHANNELS], p[WIDTH], p[LENGTH]
+    v = item % p[BLOCKS]
+    k = item // p[BLOCKS] % p[SEQUENCES]
+    part = item // (p[BLOCKS] * p[SEQUENCES])
+    n_valid = min(channels - v * LANES, LANES)
+    size = (p[BATCH] + p[SLICES] - 1) // p[SLICES]
+    zero = splat(_ZERO)
+    out = p[GRAD_X_WEIGHT] + 4 * ((part * p[SEQUENCES] + k) * width * channels + v * LANES)
+    for j in range(0, width, ROWS):
+        rows = min(ROWS, width - j)
+        s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = zero
+        o1, o2, o3 = min(1, rows - 1), min(2, rows - 1), min(3, rows - 1)
+        o4, o5, o6, o7 = min(4, rows - 1), min(5, rows - 1), min(6, rows - 1), min(7, rows - 1)
+        for b in range(part * size, min((part + 1) * size, p[BATCH])):
+            g = p[GRAD_PROJECTED] + 4 * ((b * p[SEQUENCES] + k) * length * width + j)
+            for t in range(length):
+                row = _token_row(p, b, k, t)
+                if row >= 0:
+                    x = load_first(p[X], row * channels + v * LANES, n_valid)
+                    at = t * width
+                    s0 = fma(x, splat(load_scalar(g, at)), s0)
+                    s1 = fma(x, splat(load_scalar(g, at + o1)), s1)
+                    s2 = fma(x, splat(load_scalar(g, at + o2)), s2)
+                    s3 = fma(x, splat(load_scalar(g, at + o3)), s3)
+                    s4 = fma(x, splat(load_scalar(g, at + o4)), s4)
+                    s5 = fma(x, splat(load_scalar(g, at + o5)), s5)
+                    s6 = fma(x, splat(load_scalar(g, at + o6)), s6)
+                    s7 = fma(x, splat(load_scalar(g, at + o7)), s7)
+        at = j * channels
+        store_first(out, at, n_valid, s0)
+        if rows > 1:
+            store_first(out, at + channels, n_valid, s1)
+        if rows > 2:
+            store_first(out, at + 2 * channels, n_valid, s2)
+        if rows > 3:
+            store_first(out, at + 3 * channels, n_valid, s3)
+        if rows > 4:
+            store_first(out, at + 4 * channels, n_valid, s4)
+        if rows > 5:
+            store_first(out, at + 5 * channels, n_valid, s5)
+        if rows > 6:
+            store_first(out, at + 6 * channels, n_valid, s6)
+        if rows > 7:
+            store_first(out, at + 7 * channels, n_valid, s7)
 
 
 @_inline
@@ -408,30 +782,36 @@ def _scratch(p):
 
 
 @_inline
-def _put_back_item(p, item):
-    """Rows of the map as the sum of their visits: `Y[b, token] = sum of GRAD_X[b, visit]`."""
-    channels = p[CHANNELS]
-    n_parts = (p[ROWS] + PUT_BACK_ROWS - 1) // PUT_BACK_ROWS
-    b, part = item // n_parts, item % n_parts
-    visits = p[SEQUENCES] * p[LENGTH]
-    for token in range(part * PUT_BACK_ROWS, min((part + 1) * PUT_BACK_ROWS, p[ROWS])):
-        start, stop = load_int(p[VISIT_STARTS], token), load_int(p[VISIT_STARTS], token + 1)
-        for c in range(0, channels, LANES):
-            n_valid = min(channels - c, LANES)
-            total = splat(np.float32(0.0))
-            for i in range(start, stop):
-                visit = b * visits + load_int(p[VISITS], i)
-                total = total + load_first(p[GRAD_X], visit * channels + c, n_valid)
-            store_first(p[Y], (b * p[ROWS] + token) * channels + c, n_valid, total)
+def _sequences_of(p, item):
+    """Image, first sequence, number of sequences and channel group of an item."""
+    group, rest = item % p[GROUPS], item // p[GROUPS]
+    if p[IS_SUM]:
+        # One item adds up all sequences of an image: no two items write to the same token.
+        return rest, 0, p[SEQUENCES], group
+    return rest // p[SEQUENCES], rest % p[SEQUENCES], 1, group
 
 
-# Written out three times: numba does not cache a function made by another function.
+# Written out, not made by a function: numba does not cache what another function made.
+def _project(table):
+    p = numba.carray(table, N_COLUMNS)
+    parts = (p[LENGTH] + ROWS - 1) // ROWS
+    item = _next_item(p)
+    while item < p[N_ITEMS]:
+        sequence, first = item // p[GROUPS], item % p[GROUPS] * PARTS
+        b, k = sequence // p[SEQUENCES], sequence % p[SEQUENCES]
+        for part in range(first, min(first + PARTS, parts)):
+            _project_part(p, b, k, part)
+        item = _next_item(p)
+
+
 def _forward(table):
     p = numba.carray(table, N_COLUMNS)
     scratch = _scratch(p)
     item = _next_item(p)
     while item < p[N_ITEMS]:
-        _forward_item(p, item, scratch)
+        b, first, count, group = _sequences_of(p, item)
+        for k in range(first, first + count):
+            _forward_sequence(p, b, k, group, scratch)
         item = _next_item(p)
 
 
@@ -440,18 +820,50 @@ def _backward(table):
     scratch = _scratch(p)
     item = _next_item(p)
     while item < p[N_ITEMS]:
-        _backward_item(p, item, scratch)
+        b, first, count, group = _sequences_of(p, item)
+        for k in range(first, first + count):
+            _backward_sequence(p, b, k, group, scratch)
         item = _next_item(p)
 
 
-def _put_back(table):
+def _project_back(table):
     p = numba.carray(table, N_COLUMNS)
     item = _next_item(p)
     while item < p[N_ITEMS]:
-        _put_back_item(p, item)
+        b, first, count, v = _sequences_of(p, item)
+        for k in range(first, first + count):
+            _project_back_sequence(p, b, k, v)
         item = _next_item(p)
 
 
-PROGRAMS = {"forward": _forward, "backward": _backward, "put_back": _put_back}
+def _project_weight(table):
+    p = numba.carray(table, N_COLUMNS)
+    item = _next_item(p)
+    while item < p[N_ITEMS]:
+        _project_weight_item(p, item)
+        item = _next_item(p)
+
+
+PROGRAMS = {
+    "project": _project,
+    "forward": _forward,
+    "backward": _backward,
+    "project_back": _project_back,
+    "project_weight": _project_weight,
+}
 SIGNATURE = types.void(types.CPointer(types.int64))
 OPTIONS = {"nopython": True, "error_model": "numpy", "boundscheck": False}
+
+
+def forward_scratch(states: int, rank: int, blocks: int) -> int:
+    """Floats that one thread needs for the forward program."""
+    padded = -(-states // 4) * 4
+    return LANES * ((2 * padded + rank) * blocks + 5 * CHUNK) + CHUNK * 2 * padded
+
+
+def backward_scratch(states: int, rank: int, blocks: int) -> int:
+    """Floats that one thread needs for the backward program."""
+    padded = -(-states // 4) * 4
+    n_sums = 4 * (-(-rank // LANES) + 2 * -(-states // LANES))
+    vectors = (2 * padded + rank) * blocks + 15 * CHUNK + padded + CHUNK * n_sums
+    return LANES * vectors + CHUNK * 2 * padded

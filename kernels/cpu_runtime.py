@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.scan_order import PAD, ScanOrder
@@ -77,7 +78,7 @@ def program(name: str) -> Any:
         return _programs[name]
 
 
-def run_program(name: str, table: np.ndarray, n_items: int, scratch_floats: int) -> None:
+def run_program(name: str, table: np.ndarray, n_items: int, scratch_floats: int = 0) -> None:
     """Work through `n_items` items of a program on as many threads as torch uses."""
     from kernels import cpu_loops as loops
 
@@ -103,47 +104,36 @@ def run_program(name: str, table: np.ndarray, n_items: int, scratch_floats: int)
 
 
 class Plan:
-    """What the programs need to know of an order: index, sets and, for each token, its visits."""
+    """What the programs need to know of an order, in their form."""
 
     def __init__(
         self,
-        index: np.ndarray | None,
-        sets: np.ndarray,
-        length: int,
         n_tokens: int,
-        merge_sum: bool,
-    ):
-        self.sets = torch.from_numpy(sets.astype(np.int64))
-        self.sets32 = sets.astype(np.int32)
-        self.n_sequences, self.length, self.n_tokens = len(sets), length, n_tokens
-        self.merge_sum = merge_sum
+        length: int,
+        sets: np.ndarray,
+        index: np.ndarray | None = None,
+        is_sum: bool = False,
+    ) -> None:
+        self.n_tokens, self.length, self.n_sequences = n_tokens, length, len(sets)
+        self.sets = np.ascontiguousarray(sets, dtype=np.int32)
         self.index = index
-        self.visits_all = True
-        if index is not None:
-            flat = index.reshape(-1)
-            steps = np.argsort(flat, kind="stable").astype(np.int32)
-            self.visits = np.ascontiguousarray(steps[(flat == PAD).sum() :])
-            counts = np.bincount(flat[flat != PAD], minlength=n_tokens)
-            self.visit_starts = np.concatenate([[0], counts.cumsum()]).astype(np.int32)
-            self.visits_all = bool(counts.min() > 0)
-            self.pads = torch.from_numpy(np.flatnonzero(flat == PAD))
-            self.tokens = torch.from_numpy(np.maximum(flat, 0).astype(np.int64))
-
-    def gather(self, tokens: Tensor) -> Tensor:
-        """`[B, H*W, C]` to `[B, K, L, C]`, zero at pads."""
-        xs = tokens.index_select(1, self.tokens)
-        if self.pads.numel():
-            xs[:, self.pads] = 0
-        return xs.view(tokens.shape[0], self.n_sequences, self.length, tokens.shape[2])
+        self.is_sum = is_sum
+        self.writes_all = not is_sum
+        if index is not None and not is_sum:
+            self.writes_all = int((index != PAD).sum()) == n_tokens
 
     def sum_over_sets(self, per_sequence: Tensor, n_sets: int) -> Tensor:
         """`[K, ...]` to `[S, ...]`, added in the order of the sequences."""
-        if self.n_sequences == n_sets and np.array_equal(self.sets32, np.arange(n_sets)):
+        if np.array_equal(self.sets, np.arange(n_sets)):
             return per_sequence
         total = per_sequence.new_zeros(n_sets, *per_sequence.shape[1:])
-        for k, s in enumerate(self.sets32.tolist()):
+        for k, s in enumerate(self.sets.tolist()):
             total[s] += per_sequence[k]
         return total
+
+    def outputs(self, like: Tensor) -> Tensor:
+        """A map to write to: empty if every token is written, else zeros."""
+        return torch.empty_like(like) if self.writes_all else torch.zeros_like(like)
 
 
 _plans: weakref.WeakKeyDictionary[ScanOrder, Plan] = weakref.WeakKeyDictionary()
@@ -153,9 +143,8 @@ def plan_of(order: ScanOrder) -> Plan:
     """The plan of an order, made once."""
     plan = _plans.get(order)
     if plan is None:
-        plan = Plan(
-            order.index, order.parameter_set, order.length, order.n_tokens, order.merge == "sum"
-        )
+        is_sum = order.merge == "sum"
+        plan = Plan(order.n_tokens, order.length, order.parameter_set, order.index, is_sum)
         _plans[order] = plan
     return plan
 
@@ -163,179 +152,250 @@ def plan_of(order: ScanOrder) -> Plan:
 @lru_cache(maxsize=64)
 def plain_plan(n_sequences: int, length: int) -> Plan:
     """Sequences that lie in memory one after the other, each with its own parameters."""
-    return Plan(None, np.arange(n_sequences), length, n_sequences * length, False)
+    return Plan(n_sequences * length, length, np.arange(n_sequences))
+
+
+@dataclass
+class ScanInputs:
+    """Contiguous float32 inputs of one scan, in one of two layouts.
+
+    Map: x `[B, tokens, C]`, projected `[B, K, L, R+2N]`, A = A_logs `[S*C, N]`, dt_weight `[S, C, R]`.
+    Rows (Mamba): x, delta `[B, K*C, L]`, B, C `[B, K, N, L]`, A `[K*C, N]`. skip, bias: `[S*C]`.
+    """
+
+    plan: Plan
+    x: Tensor
+    A: Tensor
+    skip: Tensor
+    bias: Tensor
+    projected: Tensor | None = None
+    dt_weight: Tensor | None = None
+    delta: Tensor | None = None
+    B: Tensor | None = None
+    C: Tensor | None = None
+    softplus: bool = True
+
+    @property
+    def is_map(self) -> bool:
+        return self.projected is not None
+
+    @property
+    def batch(self) -> int:
+        return self.x.shape[0]
+
+    @property
+    def channels(self) -> int:
+        """Channels of one sequence."""
+        return self.x.shape[2] if self.is_map else self.x.shape[1] // self.plan.n_sequences
+
+    @property
+    def states(self) -> int:
+        return self.A.shape[1]
+
+    @property
+    def rank(self) -> int:
+        return 0 if self.dt_weight is None else self.dt_weight.shape[2]
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.channels // 16)
+
+    def groups(self, items_per_thread: int) -> int:
+        """Into how many items the channel blocks of a sequence are split to keep threads busy."""
+        sequences = self.batch * (1 if self.plan.is_sum else self.plan.n_sequences)
+        wanted = -(-items_per_thread * torch.get_num_threads() // max(1, sequences))
+        return min(self.blocks, wanted) if torch.get_num_threads() > 1 else 1
+
+    def n_items(self, groups: int) -> int:
+        return self.batch * groups * (1 if self.plan.is_sum else self.plan.n_sequences)
+
+    def table(self, groups: int, **columns: Tensor | None) -> np.ndarray:
+        """The programs' table: sizes, inputs, and `columns` as addresses (None: 0)."""
+        plan = self.plan
+        sizes = {
+            "BATCH": self.batch,
+            "SEQUENCES": plan.n_sequences,
+            "LENGTH": plan.length,
+            "TOKENS": plan.n_tokens,
+            "CHANNELS": self.channels,
+            "STATES": self.states,
+            "RANK": self.rank,
+            "BLOCKS": self.blocks,
+            "GROUPS": groups,
+            "WIDTH": self.rank + 2 * self.states,
+            "SOFTPLUS": self.softplus,
+            "IS_MAP": self.is_map,
+            "IS_SUM": plan.is_sum,
+            "INDEX": 0 if plan.index is None else plan.index.ctypes.data,
+            "SETS": plan.sets.ctypes.data,
+        }
+        tensors = {
+            "X": self.x,
+            "DELTA": self.delta,
+            "B_IN": self.B,
+            "C_IN": self.C,
+            "PROJECTED": self.projected,
+            "A_IN": self.A,
+            "DT_WEIGHT": self.dt_weight,
+            "DT_BIAS": self.bias,
+            "SKIP": self.skip,
+        }
+        return make_table(sizes, tensors | columns)
+
+
+def make_table(sizes: dict[str, int], tensors: dict[str, Tensor | None]) -> np.ndarray:
+    """The int64 columns of `cpu_loops` from sizes and from the tensors' addresses."""
+    from kernels import cpu_loops as loops
+
+    table = np.zeros(loops.N_COLUMNS, dtype=np.int64)
+    for name, size in sizes.items():
+        table[getattr(loops, name)] = size
+    for name, tensor in tensors.items():
+        if tensor is not None:
+            assert tensor.is_contiguous() and tensor.dtype == torch.float32, name
+            table[getattr(loops, name)] = tensor.data_ptr()
+    return table
+
+
+def project(x: Tensor, weight: Tensor, plan: Plan) -> Tensor:
+    """Tokens `[B, tokens, C]` times the weights `[S, P, C]` of each sequence's set: `[B, K, L, P]`."""
+    from kernels import cpu_loops as loops
+
+    batch, _, channels = x.shape
+    width = weight.shape[1]
+    # Columns padded to whole vectors: [S, C, P padded to 16].
+    padded = F.pad(weight.transpose(1, 2), (0, -width % loops.LANES)).contiguous()
+    out = x.new_empty(batch, plan.n_sequences, plan.length, width)
+    groups = -(-plan.length // (loops.ROWS * loops.PARTS))
+    sizes = {
+        "SEQUENCES": plan.n_sequences,
+        "LENGTH": plan.length,
+        "TOKENS": plan.n_tokens,
+        "CHANNELS": channels,
+        "GROUPS": groups,
+        "WIDTH": width,
+        "INDEX": plan.index.ctypes.data,
+        "SETS": plan.sets.ctypes.data,
+    }
+    table = make_table(sizes, {"X": x, "X_WEIGHT": padded, "PROJECTED": out})
+    run_program("project", table, batch * plan.n_sequences * groups)
+    return out
+
+
+def scan_forward(inputs: ScanInputs, with_checkpoints: bool) -> tuple[Tensor, Tensor | None]:
+    """Outputs shaped like x, and the states before every chunk but the first."""
+    from kernels import cpu_loops as loops
+
+    y = inputs.plan.outputs(inputs.x)
+    checkpoints = None
+    if with_checkpoints:
+        n_stored = (inputs.plan.length - 1) // loops.CHUNK
+        slots = inputs.batch * inputs.plan.n_sequences * n_stored * inputs.blocks
+        padded = -(-inputs.states // 4) * 4
+        checkpoints = inputs.x.new_empty(max(1, slots), padded, loops.LANES)
+    groups = inputs.groups(items_per_thread=4)
+    table = inputs.table(groups, Y=y, CHECKPOINTS=checkpoints)
+    scratch = loops.forward_scratch(inputs.states, inputs.rank, inputs.blocks)
+    run_program("forward", table, inputs.n_items(groups), scratch)
+    return y, checkpoints
 
 
 @dataclass
 class ScanGradients:
-    """x, delta `[B, K, L, C]` (delta: before softplus), bc `[B, K, L, 2N]`, a `[K, C, N]`, bias, skip
-    `[K, C]`."""
+    """Gradients in the layout of `ScanInputs`; a, bias, skip and dt_weight are per sequence `[K, ...]`."""
 
     x: Tensor
-    delta: Tensor
-    bc: Tensor
     a: Tensor
     bias: Tensor
     skip: Tensor
+    projected: Tensor | None
+    dt_weight: Tensor | None
+    delta: Tensor | None
+    B: Tensor | None
+    C: Tensor | None
 
 
-def scan_forward(
-    x: Tensor,
-    projected: Tensor,
-    dt_weight: Tensor | None,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
-    plan: Plan,
-    with_checkpoints: bool,
-    delta: Tensor | None = None,
-    softplus: bool = True,
-) -> tuple[Tensor, Tensor | None]:
-    """Outputs shaped like `x`, and the stored states.
-
-    x `[B, tokens, C]` (or `[B, K, L, C]`); projected `[B, K, L, R+2N]` (dt, B, C), or `[B, K, L, 2N]` with
-    a full `delta` `[B, K, L, C]`; A is `A_logs` where `dt_weight` is given.
-    """
+def scan_backward(inputs: ScanInputs, checkpoints: Tensor, grad_y: Tensor) -> ScanGradients:
+    """Gradients of all inputs of the scan."""
     from kernels import cpu_loops as loops
 
-    table, keep = _table(x, projected, dt_weight, dt_bias, A, D, plan, delta, softplus)
-    batch, channels, states = x.shape[0], x.shape[-1], A.shape[1]
-    is_written = plan.visits_all and not plan.merge_sum
-    y = torch.empty_like(x) if is_written else torch.zeros_like(x)
-    table[loops.Y] = y.data_ptr()
-    table[loops.MERGE_SUM] = plan.merge_sum
-    blocks = int(table[loops.BLOCKS])
-    checkpoints = None
-    if with_checkpoints:
-        n = batch * plan.n_sequences * ((plan.length - 1) // loops.CHECKPOINT) * blocks
-        checkpoints = torch.empty(n, states, loops.LANES)
-        table[loops.CHECKPOINTS] = checkpoints.data_ptr()
-    n_items = batch * blocks * (1 if plan.merge_sum else plan.n_sequences)
-    rank = int(table[loops.RANK])
-    run_program("forward", table, n_items, loops.LANES * (2 * states + rank))
-    return y, checkpoints
-
-
-def scan_backward(
-    grad_y: Tensor,
-    x: Tensor,
-    projected: Tensor,
-    dt_weight: Tensor | None,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
-    plan: Plan,
-    checkpoints: Tensor,
-    delta: Tensor | None = None,
-    softplus: bool = True,
-) -> ScanGradients:
-    """Gradients of all inputs of the scan; the arguments are those of `scan_forward`."""
-    from kernels import cpu_loops as loops
-
-    table, keep = _table(x, projected, dt_weight, dt_bias, A, D, plan, delta, softplus)
-    batch, channels, states = x.shape[0], x.shape[-1], A.shape[1]
-    blocks, rank = int(table[loops.BLOCKS]), int(table[loops.RANK])
-    sequences = batch * plan.n_sequences
-    # Channel blocks of one sequence share the gradients of B and C: they are one item, unless that
-    # leaves threads without work; then each group gets its own sums, added at the end.
-    groups = min(blocks, max(1, -(-2 * torch.get_num_threads() // max(1, sequences))))
-    shape = (batch, plan.n_sequences, plan.length)
-    grad_x, grad_delta = x.new_empty(*shape, channels), x.new_empty(*shape, channels)
-    grad_bc = x.new_empty(groups, *shape, 2 * states)
-    width = blocks * loops.LANES
-    grad_a = x.new_empty(batch, plan.n_sequences, blocks, states, loops.LANES)
-    grad_bias, grad_skip = (x.new_empty(batch, plan.n_sequences, width) for _ in range(2))
-    table[loops.GROUPS] = groups
-    table[loops.GRAD_Y] = grad_y.data_ptr()
-    table[loops.CHECKPOINTS] = checkpoints.data_ptr()
-    for column, tensor in (
-        (loops.GRAD_X, grad_x),
-        (loops.GRAD_DELTA, grad_delta),
-        (loops.GRAD_BC, grad_bc),
-        (loops.GRAD_A, grad_a),
-        (loops.GRAD_BIAS, grad_bias),
-        (loops.GRAD_SKIP, grad_skip),
-    ):
-        table[column] = tensor.data_ptr()
-    table[loops.GRAD_BC_STRIDE] = 2 * states
-    padded = -(-states // loops.LANES) * loops.LANES
-    scratch = loops.LANES * (
-        (2 * states + rank) * blocks
-        + states * (2 * loops.CHECKPOINT + 1)
-        + 3 * loops.CHECKPOINT
-        + 2 * padded
+    plan, x = inputs.plan, inputs.x
+    # The blocks of a sequence share the gradients of B and C. Each group sums its own; the groups' sums
+    # are added here. One group is best, unless that leaves threads without work.
+    groups = inputs.groups(items_per_thread=1)
+    padded = -(-inputs.states // 4) * 4
+    per_block = (inputs.batch, plan.n_sequences, inputs.blocks)
+    grad_x = plan.outputs(x)
+    grad_a = x.new_empty(*per_block, padded, loops.LANES)
+    grad_dt_weight = x.new_empty(*per_block, inputs.rank, loops.LANES)
+    grad_bias, grad_skip = (x.new_empty(*per_block, loops.LANES) for _ in range(2))
+    projected = delta = B = C = None
+    if inputs.is_map:
+        projected = x.new_empty(groups, *inputs.projected.shape)
+    else:
+        delta = torch.empty_like(inputs.delta)
+        B, C = (x.new_empty(groups, *inputs.B.shape) for _ in range(2))
+    table = inputs.table(
+        groups,
+        CHECKPOINTS=checkpoints,
+        GRAD_Y=grad_y,
+        GRAD_X=grad_x,
+        GRAD_DELTA=delta,
+        GRAD_B=B,
+        GRAD_C=C,
+        GRAD_PROJECTED=projected,
+        GRAD_A=grad_a,
+        GRAD_DT_WEIGHT=grad_dt_weight,
+        GRAD_BIAS=grad_bias,
+        GRAD_SKIP=grad_skip,
     )
-    run_program("backward", table, sequences * groups, scratch + loops.CHECKPOINT * 2 * padded)
-    a = grad_a.sum(0).permute(0, 1, 3, 2).reshape(plan.n_sequences, width, states)
+    scratch = loops.backward_scratch(inputs.states, inputs.rank, inputs.blocks)
+    run_program("backward", table, inputs.n_items(groups), scratch)
+
+    def per_channel(grad: Tensor) -> Tensor:
+        """Sum over the batch, `[B, K, blocks, n, 16]` to `[K, C, n]`."""
+        grad = grad.sum(0).transpose(2, 3).flatten(1, 2)
+        return grad[:, : inputs.channels]
+
     return ScanGradients(
-        grad_x,
-        grad_delta,
-        grad_bc[0] if groups == 1 else grad_bc.sum(0),
-        a[:, :channels],
-        grad_bias.sum(0)[:, :channels],
-        grad_skip.sum(0)[:, :channels],
+        x=grad_x,
+        a=per_channel(grad_a)[:, :, : inputs.states],
+        bias=per_channel(grad_bias.unsqueeze(3))[:, :, 0],
+        skip=per_channel(grad_skip.unsqueeze(3))[:, :, 0],
+        projected=_sum_groups(projected),
+        dt_weight=per_channel(grad_dt_weight) if inputs.is_map else None,
+        delta=delta,
+        B=_sum_groups(B),
+        C=_sum_groups(C),
     )
 
 
-def put_back(visits: Tensor, plan: Plan) -> Tensor:
-    """`[B, K, L, C]` to `[B, tokens, C]`: the sum over each token's visits."""
+def add_projection_gradient(
+    inputs: ScanInputs, weight: Tensor, grad_projected: Tensor, grad_x: Tensor
+) -> None:
+    """Add what reaches x `[B, tokens, C]` through the projection with `weight` `[S, P, C]`."""
+    table = inputs.table(
+        inputs.blocks, X_WEIGHT=weight, GRAD_PROJECTED=grad_projected, GRAD_X=grad_x
+    )
+    run_program("project_back", table, inputs.n_items(inputs.blocks))
+
+
+def projection_weight_gradient(inputs: ScanInputs, grad_projected: Tensor) -> Tensor:
+    """Gradient of the projection's weights, per sequence: `[K, P, C]`."""
     from kernels import cpu_loops as loops
 
-    batch, channels = visits.shape[0], visits.shape[3]
-    rows = visits.new_empty(batch, plan.n_tokens, channels)
-    table = np.zeros(loops.N_COLUMNS, dtype=np.int64)
-    table[loops.SEQUENCES], table[loops.LENGTH] = plan.n_sequences, plan.length
-    table[loops.CHANNELS], table[loops.ROWS] = channels, plan.n_tokens
-    table[loops.GRAD_X], table[loops.Y] = visits.data_ptr(), rows.data_ptr()
-    table[loops.VISITS] = plan.visits.ctypes.data
-    table[loops.VISIT_STARTS] = plan.visit_starts.ctypes.data
-    run_program("put_back", table, batch * -(-plan.n_tokens // loops.PUT_BACK_ROWS), 0)
-    return rows
+    width = grad_projected.shape[3]
+    n_sequences = inputs.plan.n_sequences
+    # A fixed number of partial sums, so that the result does not depend on the number of threads.
+    slices = min(8, inputs.batch)
+    partial = inputs.x.new_empty(slices, n_sequences, width, inputs.channels)
+    table = inputs.table(1, GRAD_PROJECTED=grad_projected, GRAD_X_WEIGHT=partial)
+    table[loops.SLICES] = slices
+    run_program("project_weight", table, slices * n_sequences * inputs.blocks)
+    return partial.sum(0)
 
 
-def _table(
-    x: Tensor,
-    projected: Tensor,
-    dt_weight: Tensor | None,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
-    plan: Plan,
-    delta: Tensor | None,
-    softplus: bool,
-) -> tuple[np.ndarray, list[Tensor]]:
-    """The columns that forward and backward share, and what must stay alive while they are used."""
-    from kernels import cpu_loops as loops
-
-    channels, states = x.shape[-1], A.shape[1]
-    rank = 0 if dt_weight is None else dt_weight.shape[2]
-    keep = [x, projected, dt_bias, A, D]
-    assert all(t.is_contiguous() and t.dtype == torch.float32 for t in keep)
-    table = np.zeros(loops.N_COLUMNS, dtype=np.int64)
-    for column, value in (
-        (loops.BATCH, x.shape[0]),
-        (loops.SEQUENCES, plan.n_sequences),
-        (loops.LENGTH, plan.length),
-        (loops.CHANNELS, channels),
-        (loops.STATES, states),
-        (loops.RANK, rank),
-        (loops.ROWS, plan.n_tokens),
-        (loops.BLOCKS, -(-channels // loops.LANES)),
-        (loops.GROUPS, 1),
-        (loops.SOFTPLUS, softplus),
-        (loops.A_IS_LOG, dt_weight is not None),
-        (loops.INDEX, 0 if plan.index is None else plan.index.ctypes.data),
-        (loops.SETS, plan.sets32.ctypes.data),
-        (loops.X, x.data_ptr()),
-        (loops.DELTA, projected.data_ptr() if delta is None else delta.data_ptr()),
-        (loops.DELTA_STRIDE, projected.shape[-1] if delta is None else channels),
-        (loops.B_IN, projected.data_ptr() + 4 * rank),
-        (loops.C_IN, projected.data_ptr() + 4 * (rank + states)),
-        (loops.BC_STRIDE, projected.shape[-1]),
-        (loops.A_IN, A.data_ptr()),
-        (loops.DT_WEIGHT, 0 if dt_weight is None else dt_weight.data_ptr()),
-        (loops.DT_BIAS, dt_bias.data_ptr()),
-        (loops.SKIP, D.data_ptr()),
-    ):
-        table[column] = value
-    return table, keep
+def _sum_groups(grad: Tensor | None) -> Tensor | None:
+    if grad is None:
+        return None
+    return grad[0] if grad.shape[0] == 1 else grad.sum(0)

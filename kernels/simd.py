@@ -86,16 +86,25 @@ def _lane_mask(builder, n_valid):
     return builder.icmp_signed("<", lanes, _splat(builder, builder.trunc(n_valid, _I32), _IVEC))
 
 
+def _masked_load(builder, pointer, n_valid):
+    fn_type = ir.FunctionType(_VEC, [pointer.type, _I32, _MASK, _VEC])
+    fn = builder.module.declare_intrinsic("llvm.masked.load.v16f32.p0", (), fn_type)
+    zeros = ir.Constant(_VEC, [0.0] * LANES)
+    return builder.call(fn, [pointer, _I32(4), _lane_mask(builder, n_valid), zeros])
+
+
+def _masked_store(builder, pointer, n_valid, value):
+    fn_type = ir.FunctionType(ir.VoidType(), [_VEC, pointer.type, _I32, _MASK])
+    fn = builder.module.declare_intrinsic("llvm.masked.store.v16f32.p0", (), fn_type)
+    builder.call(fn, [value, pointer, _I32(4), _lane_mask(builder, n_valid)])
+
+
 @intrinsic
 def load_first(typingctx, base, offset, n_valid):
     """The first `n_valid` floats, 0 in the other lanes; the rest of memory is not touched."""
 
     def codegen(context, builder, signature, args):
-        pointer = _address(builder, *args[:2], _VEC)
-        fn_type = ir.FunctionType(_VEC, [pointer.type, _I32, _MASK, _VEC])
-        fn = builder.module.declare_intrinsic("llvm.masked.load.v16f32.p0", (), fn_type)
-        zeros = ir.Constant(_VEC, [0.0] * LANES)
-        return builder.call(fn, [pointer, _I32(4), _lane_mask(builder, args[2]), zeros])
+        return _masked_load(builder, _address(builder, *args[:2], _VEC), args[2])
 
     return f32x16(types.int64, types.int64, types.int64), codegen
 
@@ -105,10 +114,7 @@ def store_first(typingctx, base, offset, n_valid, value):
     """Write the first `n_valid` lanes; the rest of memory is not touched."""
 
     def codegen(context, builder, signature, args):
-        pointer = _address(builder, *args[:2], _VEC)
-        fn_type = ir.FunctionType(ir.VoidType(), [_VEC, pointer.type, _I32, _MASK])
-        fn = builder.module.declare_intrinsic("llvm.masked.store.v16f32.p0", (), fn_type)
-        builder.call(fn, [args[3], pointer, _I32(4), _lane_mask(builder, args[2])])
+        _masked_store(builder, _address(builder, *args[:2], _VEC), args[2], args[3])
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, types.int64, f32x16), codegen
@@ -219,43 +225,55 @@ def _pair_masks(width: int) -> tuple[ir.Constant, ir.Constant]:
     return ir.Constant(_IVEC, low), ir.Constant(_IVEC, high)
 
 
-def _rows(builder, base, count):
+def _halve(builder, rows, width):
+    """Add neighbours: half as many vectors, in which lane bit `width` tells the two apart."""
+    low, high = _pair_masks(width)
     return [
-        builder.load(_address(builder, base, _I64(i * LANES), _VEC), align=4) for i in range(count)
+        builder.fadd(builder.shuffle_vector(a, b, low), builder.shuffle_vector(a, b, high))
+        for a, b in zip(rows[::2], rows[1::2], strict=True)
     ]
 
 
 @intrinsic
-def row_sums(typingctx, base):
-    """Sums of the sixteen rows of a 16 x 16 tile of floats at a byte address, one per lane."""
+def sum_quad(typingctx, a, b, c, d):
+    """Quarter sums of four vectors: lane l holds lanes `l//4*4 .. +3` of vector `l % 4`, added."""
 
     def codegen(context, builder, signature, args):
-        rows = _rows(builder, args[0], LANES)
-        width = 1
-        while len(rows) > 1:
-            low, high = _pair_masks(width)
-            rows = [
-                builder.fadd(builder.shuffle_vector(a, b, low), builder.shuffle_vector(a, b, high))
-                for a, b in zip(rows[::2], rows[1::2], strict=True)
-            ]
-            width *= 2
-        return rows[0]
+        return _halve(builder, _halve(builder, args, 1), 2)[0]
 
-    return f32x16(types.int64), codegen
+    return f32x16(f32x16, f32x16, f32x16, f32x16), codegen
 
 
 @intrinsic
-def transpose_tile(typingctx, source, source_stride, target, target_stride):
-    """Transpose 16 x 16 floats; strides count floats between rows."""
+def finish_sums(typingctx, base, offset):
+    """Sums of sixteen vectors from four results of `sum_quad` that lie together, one per lane."""
 
     def codegen(context, builder, signature, args):
-        source, source_stride, target, target_stride = args
-        rows = [
-            builder.load(
-                _address(builder, source, builder.mul(source_stride, _I64(i)), _VEC), align=4
-            )
-            for i in range(LANES)
+        first = builder.ptrtoint(_address(builder, *args, _VEC), _I64)
+        quads = [
+            builder.load(_address(builder, first, _I64(i * LANES), _VEC), align=4) for i in range(4)
         ]
+        return _halve(builder, _halve(builder, quads, 4), 8)[0]
+
+    return f32x16(types.int64, types.int64), codegen
+
+
+@intrinsic
+def transpose(typingctx, source, source_stride, n_rows, n_columns, target, target_stride, n_stored):
+    """Transpose up to 16 x 16 floats between rows `source_stride` and `target_stride` floats apart.
+
+    Reads `n_rows` rows of `n_columns`, writes `n_columns` rows of `n_stored` lanes; lanes of rows that
+    were not read are 0.
+    """
+
+    def codegen(context, builder, signature, args):
+        source, source_stride, n_rows, n_columns, target, target_stride, n_stored = args
+        zero = _I64(0)
+        rows = []
+        for i in range(LANES):
+            width = builder.select(builder.icmp_signed("<", _I64(i), n_rows), n_columns, zero)
+            at = _address(builder, source, builder.mul(source_stride, _I64(i)), _VEC)
+            rows.append(_masked_load(builder, at, width))
         for width in (1, 2, 4, 8):
             low, high = _pair_masks(width)
             mixed = list(rows)
@@ -266,11 +284,12 @@ def transpose_tile(typingctx, source, source_stride, target, target_stride):
                     mixed[i + width] = builder.shuffle_vector(a, b, high)
             rows = mixed
         for i in range(LANES):
-            place = _address(builder, target, builder.mul(target_stride, _I64(i)), _VEC)
-            builder.store(rows[i], place, align=4)
+            width = builder.select(builder.icmp_signed("<", _I64(i), n_columns), n_stored, zero)
+            at = _address(builder, target, builder.mul(target_stride, _I64(i)), _VEC)
+            _masked_store(builder, at, width, rows[i])
         return context.get_dummy_value()
 
-    return types.void(types.int64, types.int64, types.int64, types.int64), codegen
+    return types.void(*[types.int64] * 7), codegen
 
 
 def _binary(name: str):
