@@ -61,7 +61,7 @@ def model_choices() -> tuple[ModelChoice, ...]:
     found = []
     for name in models.list_models():
         costs = models.complexity(models.create_model(name), 224)
-        found.append(ModelChoice(name, short_name(name), costs.params, costs.macs))
+        found.append(ModelChoice(name, short_name(name), costs.n_parameters, costs.macs))
     return tuple(found)
 
 
