@@ -76,7 +76,7 @@ def _map(key: str, result: ErfResult, zmax: float, cell: int) -> Json:
             "layout": map_layout(height, width),
         },
         "left": {"text": scan_short(result.provenance.scan), "tone": key},
-        "right": {"text": f"50 % within {significant(result.metrics['radius50_px'], 2)} px"},
+        "right": {"text": f"50 % in {significant(result.metrics['radius50_px'], 2)} px"},
         "read": {"trace": 0, "cell": cell, "power": 10, "unit": "of the mass"},
         "cell": result.stride,
     }
@@ -93,7 +93,7 @@ def _difference(a: ErfResult, b: ErfResult, cell: int) -> Json:
         "key": "erf-difference",
         "figure": {"data": [trace], "layout": map_layout(height, width)},
         "left": {"text": "difference"},
-        "right": {"text": f"{names[0]} ↔ {names[1]}, √ scale"},
+        "right": {"text": "teal A, orange B, √ scale"},
         "read": {"trace": 0, "cell": cell, "power": -2, "unit": f"of the mass, {names[0]} less"},
         "cell": a.stride,
     }
@@ -162,7 +162,7 @@ def erf_panel(a: ErfResult, b: ErfResult) -> Json:
             "stops": list(CIVIDIS),
             "low": f"≤ {10 ** (zmax - DECADES):.1e}",
             "high": f"{10**zmax:.1e}",
-            "label": f"share of mass per {cell} × {cell} px, log; lines: densest 50 % and 90 %",
+            "label": f"share per {cell} × {cell} px, log · lines: densest 50 %, 90 %",
         },
         "plot": {"key": "radial", "figure": _radial(a, b), "alt": "Mass within a radius"},
         "table": {

@@ -53,7 +53,7 @@ def _wrong(result: ProfileResult) -> str:
 def profile_panel(a: ProfileResult, b: ProfileResult, focus: Json) -> Json:
     """The panel for schemes A and B; no times where an output differs from the reference."""
     wrong = [r for r in (a, b) if not r.is_correct]
-    how = f"one forward, batch {a.batch}, median of {a.repeats}, {a.provenance.device}"
+    how = f"one forward, batch {a.batch}, median of {a.repeats}"
     panel: Json = {
         "id": "profile",
         "title": "Profile",
@@ -71,7 +71,10 @@ def profile_panel(a: ProfileResult, b: ProfileResult, focus: Json) -> Json:
         return panel
     error = max(a.max_abs_error, b.max_abs_error)
     panel["badges"].append({"text": f"✓ within {error:.0e} of the reference", "tone": "ok"})
-    panel["bars"] = {"bars": [_bar("a", a), _bar("b", b)]}
+    panel["bars"] = {
+        "bars": [_bar("a", a), _bar("b", b)],
+        "text": f"from zero, one scale; hatched: inside the scan · {a.provenance.device}",
+    }
     by_name = {op.name: op for op in b.ops}
     rows = []
     for op in a.ops[:N_OPS]:

@@ -78,8 +78,8 @@ def _rows(a: ScanResult, b: ScanResult) -> list[list[str]]:
         row("tokens read", "tokens_scanned"),
         row("of these pads", "n_pads"),
         ["visits per token", *visits],
-        ["mean reach of the scan", *(percent(float(r.metrics["mean_reach"])) for r in (a, b))],
-        row("farthest steps back", "farthest_steps"),
+        ["mean reach", *(percent(float(r.metrics["mean_reach"])) for r in (a, b))],
+        row("farthest, steps back", "farthest_steps"),
     ]
 
 

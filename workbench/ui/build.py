@@ -28,6 +28,7 @@ from workbench.ui.state import Sessions
 from workbench.view import FITS, SIZES, STAGES, View
 
 SIDEBAR_PX = 232
+TEST_MODEL = "efficientvmamba_test"  # for tests and the API, not for looking
 RUNS_AT_ONCE = 8  # generators that may wait for the device's lock
 FIT_LABELS = {"crop": "centre", "whole": "whole"}
 
@@ -66,7 +67,7 @@ def _sidebar(wb: Workbench, handlers: Handlers, view: View) -> dict[str, Any]:
                 [(FIT_LABELS[fit], fit) for fit in FITS], value=view.fit, label="Crop", min_width=90
             )
         c["model"] = gr.Radio(
-            [(choice.label, choice.name) for choice in wb.models()],
+            [(m.label, m.name) for m in wb.models() if m.name != TEST_MODEL],
             value=view.model,
             label="Model",
             elem_classes="wb-seg",

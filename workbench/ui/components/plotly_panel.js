@@ -421,7 +421,7 @@
             el("b", { class: `wb-tone-${bar.tone}`, text: bar.label }), el("b", { class: "wb-number", text: bar.total }),
             el("span", { class: "wb-muted", text: `20 to 80 %: ${bar.range} · ${bar.scan}` })),
           el("div", { class: "wb-track" }, ...segments));
-      }), el("div", { class: "wb-muted wb-axisnote", text: "bars from zero, same scale; hatched: inside the scan kernel" }));
+      }), el("div", { class: "wb-muted wb-axisnote", text: spec.text }));
     }
 
     markStage() {
