@@ -220,8 +220,12 @@ def _info(args: argparse.Namespace) -> None:
         for weights in wb.weights(model.name):
             print(f"    {weights.name:22} {weights.label}")
     print("scans")
+    definition = ""
     for scan in wb.scans():
-        print(f"  {scan.name:24} {scan.label}: {scan.definition}")
+        print(f"  {scan.name:24} {scan.label}")
+        if scan.definition != definition:
+            definition = scan.definition
+            print(f"    {definition}")
     print("photos")
     for photo in wb.photos.list():
         credit = f"{photo.title}, {photo.credit}, {photo.licence}"

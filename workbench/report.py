@@ -61,7 +61,7 @@ def _fields(record: Any) -> list[tuple[str, str]]:
             rows += [(key, _text(item)) for key, item in value.items()]
         elif isinstance(value, tuple) and value and all(isinstance(v, (int, str)) for v in value):
             if len(value) <= 8:
-                rows.append((field.name, ", ".join(map(str, value))))
+                rows.append((field.name, "; ".join(map(str, value))))
         elif isinstance(value, (str, int, float, bool)) and value != "":
             rows.append((field.name, _text(value)))
     return rows
