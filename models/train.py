@@ -102,7 +102,8 @@ def load_data(args: argparse.Namespace, config: TrainConfig, processes: Processe
     maps: np.ndarray | None = None
     if config.teacher:
         name = f"teacher-{config.teacher}-{config.teacher_size}px-{train.fingerprint()}.npy"
-        with tqdm(total=len(train.files), desc="teacher", disable=not processes.is_main) as bar:
+        is_hidden = args.quiet or not processes.is_main
+        with tqdm(total=len(train.files), desc="teacher", disable=is_hidden) as bar:
             maps = teacher.build_maps(
                 config.teacher,
                 train_store,

@@ -166,6 +166,8 @@ class Trainer:
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=device.type == "cuda",
+            # Its own generator: every start draws from it, and a resume is one start more.
+            generator=torch.Generator(),
         )
         self.mixers = [
             kind(alpha=alpha)
