@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from models import ablations, evaluate, train
+import models
+from models import ablations, evaluate, registry, train
+from models.training import card
 from models.training.config import TrainConfig
 from models.training.engine import Trainer
 
@@ -158,3 +160,24 @@ def test_ablations_write_a_table(
     assert [r["epochs"] for r in after["rows"]] == before
     assert ablations.main([str(images), "--ablate", "no-se"]) == 2
     assert "leave out --ablate" in capsys.readouterr().err
+
+
+def test_a_run_is_shipped_with_its_card(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert train.main([str(images), "--out", str(tmp_path / "run"), *SMALL]) == 0
+    monkeypatch.setattr(card, "WEIGHTS_DIR", tmp_path)
+    monkeypatch.setattr(registry, "WEIGHTS_DIR", tmp_path)
+    flags = ["--runs", str(tmp_path / "run"), "--data", str(images), "--title", "Tints"]
+    assert card.main(["tints", *flags]) == 0
+    [shipped] = models.available_weights("efficientvmamba_test")
+    facts = json.loads((tmp_path / "tints.json").read_text())
+    assert shipped.trained_scan == "es2d:step=2" and shipped.top1 == facts["top1"]
+    assert facts["accuracy"]["224"]["top1"] == pytest.approx(facts["top1"], abs=0.01)
+    assert facts["teacher"] is None and len(facts["phases"]) == 1
+    model = models.create_model("efficientvmamba_test", weights="default")
+    assert model.weights_info.description == facts["description"]
+    assert model.weights_info.sha256 == facts["sha256"] == facts["measured_by"]["weights_sha256"]
+    # Weights that go on from these carry their history.
+    assert card.main(["more", *flags, "--before", str(tmp_path / "tints.json")]) == 0
+    assert len(json.loads((tmp_path / "more.json").read_text())["phases"]) == 2
