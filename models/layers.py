@@ -22,6 +22,7 @@ from kernels import ScanSpec, scan2d
 N_PARAMETER_SETS = 4  # the operator holds four groups of scan parameters, whatever the scan scheme
 D_STATE = 16
 NORM_EPS = 1e-5
+CHUNK_BYTES = 8 << 20  # widest tensor of an EVSS block (2C channels) when images are run one by one
 
 
 def to_nchw(x: Tensor) -> Tensor:
@@ -34,6 +35,45 @@ def to_nhwc(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).contiguous()
 
 
+class ConvNorm(nn.Sequential):
+    """Convolution, BatchNorm and what follows; in eval mode without gradients the norm is folded in.
+
+    Folding scales the convolution's weights on the fly, nothing is stored: weights may change at any time and
+    threads share nothing. It is done where the weights are smaller than the map. Hooks see every step: with
+    one on any part, nothing is folded.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:  # [B, C, H, W]
+        conv, norm = self[0], self[1]
+        assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+        is_smaller = x.shape[0] * x.shape[2] * x.shape[3] > conv.weight[0].numel()
+        if self.training or torch.is_grad_enabled() or not is_smaller or is_watched(self):
+            return super().forward(x)
+        assert norm.running_mean is not None and norm.running_var is not None
+        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        shift = norm.bias - norm.running_mean * scale
+        if conv.bias is not None:
+            shift = torch.addcmul(shift, conv.bias, scale)
+        weight = conv.weight * scale.view(-1, 1, 1, 1)
+        if isinstance(conv, PointwiseConv):
+            x = pointwise(x, weight, shift)
+        else:
+            x = F.conv2d(x, weight, shift, padding=conv.padding, groups=conv.groups)
+        for index in range(2, len(self)):
+            x = self[index](x)
+        return x
+
+
+def is_watched(module: nn.Module) -> bool:
+    """Whether a hook sits on any part of `module`."""
+    return any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
+
+
+def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """1x1 convolution of `[B, C, H, W]` as one product over channels-last memory."""
+    return to_nchw(F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias))
+
+
 class PointwiseConv(nn.Conv2d):
     """1x1 convolution as one matrix product over channels-last memory, `[B, C, H, W]` both ways.
 
@@ -44,7 +84,7 @@ class PointwiseConv(nn.Conv2d):
         super().__init__(in_channels, out_channels, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return to_nchw(F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias))
+        return pointwise(x, self.weight, self.bias)
 
 
 class PatchConv(nn.Conv2d):
@@ -142,7 +182,7 @@ class ES2D(nn.Module):
             self.Ds,
         )
         y = self.out_norm(to_nhwc(y))
-        return self.out_proj(y * F.silu(z))
+        return self.out_proj(y * F.silu(z, inplace=not z.requires_grad))
 
 
 class ChannelGate(nn.Module):
@@ -183,7 +223,7 @@ class EVSSBlock(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
         self.op = ES2D(dim, spec, backend)
         self.conv_branch = (
-            nn.Sequential(
+            ConvNorm(
                 nn.Conv2d(dim, dim, 3, padding=1, groups=dim),
                 nn.BatchNorm2d(dim, eps=NORM_EPS),
                 nn.GELU(),
@@ -210,8 +250,28 @@ class EVSSBlock(nn.Module):
         return x, scan_path, self._gated(to_nhwc(self.conv_branch(to_nchw(n))))
 
     def forward(self, x: Tensor) -> Tensor:
-        residual, scan_path, conv_path = self.forward_paths(x)
-        return residual + drop_path(scan_path + conv_path, self.drop_path, self.training)
+        n_images = len(x)
+        if x.device.type == "cpu" and not self.training and not torch.is_grad_enabled():
+            # Images are independent here. Tensors beyond the cache (and beyond 32 MB, where the system hands
+            # out fresh pages each time) cost more than the arithmetic on them.
+            n_images = max(1, CHUNK_BYTES // (2 * x[0].numel() * x.element_size()))
+        if n_images < len(x) and not is_watched(self):
+            return torch.cat([self._forward(part) for part in x.split(n_images)])
+        return self._forward(x)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        if self.se is None or is_watched(self.se):
+            residual, scan_path, conv_path = self.forward_paths(x)
+            return residual + drop_path(scan_path + conv_path, self.drop_path, self.training)
+        # The same sum with the gates multiplied in as the paths are added: two passes instead of four.
+        n = self.norm(x)
+        keep = drop_path(x.new_ones(len(x), 1, 1, 1), self.drop_path, self.training)
+        scan_path = self.op(n)
+        y = torch.addcmul(x, scan_path, self.se.gate(scan_path) * keep)
+        if self.conv_branch is None:
+            return y
+        conv_path = to_nhwc(self.conv_branch(to_nchw(n)))
+        return torch.addcmul(y, conv_path, self.se.gate(conv_path) * keep)
 
 
 class SqueezeExcite(nn.Module):
@@ -233,18 +293,18 @@ class InvertedResidual(nn.Module):
     def __init__(self, dim: int, drop_path: float = 0.0) -> None:
         super().__init__()
         hidden = 4 * dim
-        self.conv_pw = nn.Sequential(
+        self.conv_pw = ConvNorm(
             PointwiseConv(dim, hidden, bias=False),
             nn.BatchNorm2d(hidden, eps=NORM_EPS),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
         )
-        self.conv_dw = nn.Sequential(
+        self.conv_dw = ConvNorm(
             nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden, bias=False),
             nn.BatchNorm2d(hidden, eps=NORM_EPS),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
         )
         self.se = SqueezeExcite(hidden)
-        self.conv_pw2 = nn.Sequential(
+        self.conv_pw2 = ConvNorm(
             PointwiseConv(hidden, dim, bias=False), nn.BatchNorm2d(dim, eps=NORM_EPS)
         )
         self.drop_path = drop_path
