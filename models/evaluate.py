@@ -7,6 +7,7 @@ the provenance of weights, data and program, printed and (with `--json`) written
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import platform
 import shlex
@@ -54,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--strict-images", action="store_true", help="stop at an unreadable image")
     p.add_argument("--json", type=Path, help="write everything there")
     p.add_argument("--logits", type=Path, help="write logits and labels per size there (.npz)")
+    p.add_argument("--against", type=Path, help="--logits file of another model to compare with")
     p.add_argument("--quiet", action="store_true", help="no progress bar")
     return p
 
@@ -166,6 +168,31 @@ def measure(
     return results, arrays
 
 
+def compare(
+    arrays: dict[str, np.ndarray], file: Path, sizes: list[int]
+) -> dict[str, dict[str, float]]:
+    """Top-1 less that of the logits in `file`, image by image, for each size that both have."""
+    try:
+        with np.load(file) as loaded:
+            other = dict(loaded)
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"--against {file}: cannot be read ({error}).") from None
+    differences = {}
+    for size in sizes:
+        keys = [f"{part}_{size}" for part in ("logits", "labels", "indices")]
+        if not set(keys) <= set(other):
+            raise TrainingError(f"--against {file} has no {size} px; measure it at that size too.")
+        logits, labels, indices = keys
+        if not np.array_equal(arrays[indices], other[indices]) or not np.array_equal(
+            arrays[labels], other[labels]
+        ):
+            raise TrainingError(f"--against {file} is of other images; measure both on the same.")
+        correct = arrays[logits].argmax(1) == arrays[labels]
+        also = other[logits].argmax(1) == other[labels]
+        differences[str(size)] = dataclasses.asdict(metrics.paired_difference(correct, also))
+    return differences
+
+
 def provenance(
     model: EfficientVMamba, name: str, split: Split, device: torch.device
 ) -> dict[str, Any]:
@@ -198,6 +225,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     model, name = load_model(args, len(split.classes))
     model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     results, arrays = measure(model, split, args, sizes)
+    if args.against:
+        for size, difference in compare(arrays, args.against, sizes).items():
+            results[size]["difference"] = difference
     report = {"format": 1, "provenance": provenance(model, name, split, device), "sizes": results}
     if args.json:
         text = json.dumps(report, indent=1)
@@ -218,6 +248,11 @@ def show(report: dict[str, Any]) -> None:
             f"{speed['images_per_second_p50']:.1f} images/s, "
             f"{got['n_images']} images, {got['n_skipped']} left out"
         )
+        if "difference" in got:
+            d = got["difference"]
+            print(
+                f"  {d['value']:+.2f} points, 95 % of {d['low']:+.2f} to {d['high']:+.2f} (images)"
+            )
         names = list(got["top1_per_class"])
         pairs = [
             (count, names[i], names[j])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -64,6 +65,30 @@ def confusion(logits: Tensor, labels: Tensor) -> Tensor:
     n_classes = logits.shape[1]
     cells = labels * n_classes + logits.argmax(1)
     return torch.bincount(cells, minlength=n_classes**2).view(n_classes, n_classes)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Top-1 of one model less that of another on the same images, in percentage points."""
+
+    value: float
+    low: float  # 95 % interval over images; training again with another seed varies more
+    high: float
+    n_images: int
+
+
+def paired_difference(
+    correct: np.ndarray, other: np.ndarray, n_resamples: int = 10_000, seed: int = 0
+) -> Difference:
+    """Percentile bootstrap over images of the mean difference of two boolean arrays `[n]`."""
+    difference = correct.astype(np.int8) - other.astype(np.int8)
+    # Only the counts of -1, 0 and +1 matter: drawing them is drawing the images.
+    values, counts = np.unique(difference, return_counts=True)
+    rng = np.random.default_rng(seed)
+    n = len(difference)
+    means = rng.multinomial(n, counts / n, n_resamples) @ values / n
+    low, high = np.percentile(means, (2.5, 97.5))
+    return Difference(100 * difference.mean(), 100 * float(low), 100 * float(high), n)
 
 
 @dataclass(frozen=True)

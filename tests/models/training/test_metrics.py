@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -30,6 +31,19 @@ def test_calibration_of_known_confidences() -> None:
     assert got.expected_error == pytest.approx((2 * 0.4 + 0.4) / 3, abs=1e-6)
     assert got.accuracy[5] == 1.0 and got.confidence[5] == pytest.approx(0.6, abs=1e-6)
     assert got.accuracy[0] is None
+
+
+def test_paired_difference_covers_the_truth() -> None:
+    correct = np.array([True] * 60 + [False] * 40)
+    same = metrics.paired_difference(correct, correct)
+    assert (same.value, same.low, same.high, same.n_images) == (0, 0, 0, 100)
+    other = correct.copy()
+    other[:10] = False
+    got = metrics.paired_difference(correct, other)
+    assert got.value == pytest.approx(10)
+    # A share of 0.1 among 100 has a standard error of 3 points.
+    assert 10 - 2.2 * 3 < got.low < 10 - 1.4 * 3 and 10 + 1.4 * 3 < got.high < 10 + 2.4 * 3
+    assert metrics.paired_difference(correct, other) == got
 
 
 def test_mean_loss_is_cross_entropy() -> None:

@@ -56,6 +56,12 @@ def test_train_then_evaluate(
     logged = json.loads((out / "log.json").read_text())["epochs"][-1]
     assert small["top1"] == pytest.approx(logged["top1"], abs=12)  # fp16 may flip one of nine
     assert np.sum(small["confusion"]) == 9 and small["throughput"]["images_per_second_p50"] > 0
+    flags = ["--sizes", "32", "--against", str(logits), "--json", str(report), "--quiet"]
+    assert evaluate.main([str(images), "--weights", weights, *flags]) == 0
+    assert json.loads(report.read_text())["sizes"]["32"]["difference"]["value"] == 0
+    flags = ["--sizes", "64", "--against", str(logits), "--quiet"]
+    assert evaluate.main([str(images), "--weights", weights, *flags]) == 2
+    assert "has no 64 px" in capsys.readouterr().err
     arrays = np.load(logits)
     assert 100 * (arrays["logits_48"].argmax(1) == arrays["labels_48"]).mean() == pytest.approx(
         got["sizes"]["48"]["top1"]
