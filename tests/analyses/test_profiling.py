@@ -80,7 +80,8 @@ def test_a_wrong_kernel_is_not_called_correct(network, photo, provenance, monkey
 
     monkeypatch.setattr(Scan2d, "forward", wrong)
     _, result = run(network, photo(), provenance, repeats=1)
-    assert not result.is_correct and result.max_abs_error > 0
+    assert not result.is_correct, "the layer norm after the scan must not hide a wrong scale"
+    assert "layers.0.blocks.0.op.scan differs from the reference by 1.0e-02" in result.note
 
 
 def test_a_slow_network_gets_fewer_repeats(network, photo, provenance, monkeypatch):
@@ -89,7 +90,7 @@ def test_a_slow_network_gets_fewer_repeats(network, photo, provenance, monkeypat
     assert result.repeats == result.provenance.parameters["repeats"] == profiling.MIN_REPEATS
 
 
-@pytest.mark.parametrize("size", [(512, 512), (1024, 768), (1024, 32)], ids=str)
+@pytest.mark.parametrize("size", [(512, 512), (1024, 768), (1024, 64)], ids=str)
 def test_the_gate_of_a_large_input_is_smaller_with_the_same_parities(network, size):
     full = models.with_scan(network, "ss2d")
     found = profiling._gate_size(full, *size)

@@ -1,0 +1,359 @@
+"""The facade: names are checked, results are kept and shared, sessions never mix, Stop works."""
+
+from __future__ import annotations
+
+import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from models import WeightsInfo, with_scan
+from workbench import choices
+from workbench.crops import ErfImages
+from workbench.errors import BadInputError, CancelledError, NotAvailableError
+from workbench.photos import PhotoLibrary
+from workbench.progress import CancelToken, Progress
+from workbench.results import ErfResult, ProfileResult
+from workbench.runtime import Workbench
+from workbench.settings import Settings
+from workbench.view import View
+
+VIEW = View(model="efficientvmamba_test", weights="random", photo="chelsea", size=128)
+
+
+@pytest.fixture(scope="module")
+def wb() -> Workbench:
+    return Workbench(Settings())
+
+
+@pytest.fixture
+def fresh() -> Workbench:
+    return Workbench(Settings())
+
+
+def last(items):
+    *_, item = items
+    return item
+
+
+# Names
+
+
+def test_the_view_is_filled_in(wb):
+    view = wb.resolve(replace(VIEW, scan_a="es2d"))
+    assert (view.y, view.x) == (8, 8) and view.scan_a == "es2d:step=2"
+    assert wb.resolve(view) == view
+    outside = wb.resolve(replace(VIEW, stage=4, y=99, x=-5))
+    assert (outside.y, outside.x) == (3, 0)
+
+
+def test_a_whole_photo_keeps_its_shape(wb):
+    view = replace(VIEW, fit="whole", photo="chelsea")
+    rows, columns, stride = wb.stage_shape(view, 1)
+    assert (rows, columns, stride) == (24, 32, 4)
+    assert wb.predict(view).provenance.input_size == (96, 128)
+    assert wb.scan(replace(view, stage=2)).index.shape == (4, 6 * 8)
+    assert wb.attribution(view).maps[3].shape == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": "resnet18"}, "no model 'resnet18'. Choose one of: efficientvmamba_tiny"),
+        ({"weights": "/etc/passwd"}, "no set of weights '/etc/passwd'. Choose one of:"),
+        ({"weights": "hf:a/b"}, "no set of weights 'hf:a/b'"),
+        ({"photo": "../x.png"}, "no photo '../x.png'. Choose one of: chelsea"),
+        ({"size": 225}, "size 225 px is not offered. Choose one of: 128, 224, 384, 512, 1024"),
+        ({"fit": "stretch"}, "no fit 'stretch'. Choose one of: crop, whole"),
+        ({"stage": 5}, "no stage 5"),
+        ({"scan_a": "hilbert"}, "unknown scan scheme 'hilbert'"),
+        ({"scan_b": "es2d:step=0"}, "step is 0; it must be >= 1. Choose one of: es2d:step=1"),
+        ({"scan_b": "es2d:step=99"}, "no scan 'es2d:step=99'"),
+        ({"target": 1000}, "no class 1000. This model knows 1000 classes, 0 to 999"),
+        ({"target": -1}, "no class -1"),
+    ],
+    ids=str,
+)
+def test_unknown_names_are_refused_in_words(wb, change, message):
+    with pytest.raises(BadInputError) as caught:
+        wb.resolve(replace(VIEW, **change))
+    assert message in str(caught.value)
+
+
+def test_which_is_a_or_b(wb):
+    with pytest.raises(BadInputError, match="no scan 'c' in a view"):
+        wb.predict(VIEW, "c")
+
+
+def test_a_device_that_is_not_here_is_named():
+    if torch.cuda.is_available():
+        assert Workbench(Settings(device="cuda")).backend == "triton"
+    else:
+        with pytest.raises(NotAvailableError, match="no CUDA device"):
+            Workbench(Settings(device="cuda"))
+
+
+def test_choices_are_in_words(wb):
+    names = {choice.name: choice for choice in wb.models()}
+    assert names["efficientvmamba_tiny"].label == "Tiny"
+    assert names["efficientvmamba_tiny"].n_parameters == 6_493_660
+    assert names["efficientvmamba_tiny"].macs_224 == pytest.approx(0.788e9, rel=2e-3)
+    assert [choice.name for choice in wb.scans()] == [
+        "es2d:step=1",
+        "es2d:step=2",
+        "es2d:step=3",
+        "es2d:step=4",
+        "ss2d",
+    ]
+    assert wb.weights("efficientvmamba_test")[-1].name == "random"
+    header = wb.describe(VIEW)
+    assert header.model_label == "EfficientVMamba-Test" and header.weights_label == "random, seed 0"
+    assert header.is_random and "random" in header.sentences[0]
+    assert header.device_label and header.backend_label in ("numba kernel", "Triton kernel")
+
+
+# Weights and what they mean
+
+
+def trained(scan: str) -> WeightsInfo:
+    return WeightsInfo(name=f"own-{scan}", description="trained", trained_scan=scan, n_classes=10)
+
+
+@pytest.mark.parametrize(
+    ("shipped", "scan", "scan_a", "wanted"),
+    [
+        (["es2d:step=2", "ss2d"], "ss2d", "es2d:step=2", "ss2d"),
+        (["es2d:step=2", "ss2d"], "es2d:step=3", "ss2d", "ss2d"),
+        (["es2d:step=2"], "ss2d", "es2d:step=2", "es2d:step=2"),
+        (["es2d:step=2"], "es2d:step=4", "es2d:step=4", "es2d:step=2"),
+        ([], "ss2d", "ss2d", None),
+    ],
+)
+def test_which_weights_default_means(monkeypatch, shipped, scan, scan_a, wanted):
+    monkeypatch.setattr(
+        choices.models, "available_weights", lambda _: [trained(scan) for scan in shipped]
+    )
+    info = choices.shipped_weights("efficientvmamba_tiny", scan, scan_a)
+    assert (info.trained_scan if info else None) == wanted
+
+
+def test_default_weights_become_random_where_none_ship(wb, monkeypatch):
+    monkeypatch.setattr(choices.models, "available_weights", lambda _: [])
+    assert wb.resolve(replace(VIEW, weights="default")).weights == "random"
+
+
+@pytest.mark.parametrize(
+    ("contains", "note"),
+    [
+        ((), "This model knows ten classes; none is in this photo."),
+        (("church",), ""),
+        (None, "This model knows ten classes: church, 1, 2, 3, 4, 5, 6, 7, 8, 9."),
+    ],
+    ids=["gallery", "shows a class", "upload"],
+)
+def test_ten_classes_are_said_in_words(contains, note):
+    classes = ("church", *map(str, range(1, 10)))
+    info = replace(trained("ss2d"), classes=classes)
+    assert choices.prediction_note(info, classes, contains, "ss2d") == note
+    swapped = choices.prediction_note(info, classes, contains, "es2d:step=2")
+    assert "ES2D, step 2 is not what these weights were trained with" in swapped
+
+
+def test_random_weights_predict_nothing(wb):
+    result = wb.predict(VIEW)
+    assert result.note == "Random weights: the prediction means nothing."
+    assert result.provenance.is_random and result.provenance.seed == 0
+    assert len(result.classes) == 1000 and result.classes[0] == "tench"
+    assert result.probabilities.sum() == pytest.approx(1.0, abs=1e-5)
+
+
+# Results
+
+
+def test_a_result_says_how_it_was_made(wb):
+    result = wb.scan(VIEW, "b")
+    p = result.provenance
+    photo = wb.photos.get("chelsea")
+    assert (p.model, p.scan, p.image, p.image_sha256) == (
+        "efficientvmamba_test",
+        "ss2d",
+        "chelsea",
+        photo.sha256,
+    )
+    assert p.crop == (0, 75, 300, 300) and p.input_size == (128, 128)
+    assert p.weights_sha256 and p.definition and p.device and p.backend and p.seconds > 0
+    assert p.versions["torch"] == torch.__version__
+
+
+def test_equal_views_give_the_same_object(fresh):
+    for which in ("a", "b"):
+        assert fresh.predict(VIEW, which) is fresh.predict(VIEW, which)
+        assert fresh.scan(VIEW, which) is fresh.scan(VIEW, which)
+        assert fresh.attribution(VIEW, which) is fresh.attribution(VIEW, which)
+        assert last(fresh.profile(VIEW, which)) is last(fresh.profile(VIEW, which))
+        again = list(fresh.erf(VIEW, which, 3)), list(fresh.erf(VIEW, which, 3))
+        assert again[0][-1] is again[1][-1] and len(again[1]) == 1
+    assert fresh.predict(VIEW, "a") is not fresh.predict(VIEW, "b")
+
+
+def test_only_what_matters_makes_another_result(fresh):
+    base = fresh.attribution(VIEW)
+    assert fresh.attribution(replace(VIEW, stage=3, y=1, x=1)) is base
+    assert fresh.attribution(replace(VIEW, scan_b="es2d:step=3")) is base
+    assert fresh.attribution(replace(VIEW, target=5)) is not base
+    assert fresh.attribution(replace(VIEW, photo="coffee")) is not base
+    profile = last(fresh.profile(VIEW))
+    assert last(fresh.profile(replace(VIEW, photo="coffee"))) is profile
+    field = last(fresh.erf(VIEW, n_images=2))
+    assert last(fresh.erf(replace(VIEW, y=8, x=8), n_images=2)) is field
+    assert last(fresh.erf(replace(VIEW, y=-1), n_images=2)) is not field
+
+
+def test_kept_results_cannot_be_changed(wb):
+    result = wb.predict(VIEW)
+    with pytest.raises(ValueError, match="read-only"):
+        result.probabilities[0] = 1.0
+
+
+def test_the_scan_changes_the_numbers_and_the_model_stays(fresh):
+    a, b = fresh.predict(VIEW, "a"), fresh.predict(VIEW, "b")
+    assert np.abs(a.logits - b.logits).max() > 1e-6
+    assert Workbench(Settings()).predict(VIEW, "a").logits == pytest.approx(a.logits, abs=1e-6)
+
+
+def test_the_images_of_a_field(wb):
+    photos = PhotoLibrary(Settings())
+    view = replace(VIEW, fit="whole")
+    images = ErfImages(photos, "coffee", wb._prepared(replace(view, photo="coffee")), 20, seed=0)
+    again = ErfImages(photos, "coffee", wb._prepared(replace(view, photo="coffee")), 20, seed=0)
+    assert images.digest == again.digest
+    assert ErfImages(photos, "coffee", wb._prepared(VIEW), 20, seed=1).digest != images.digest
+    names = [name for name, _ in images]
+    assert names[0] == "coffee" and len(set(names)) == 20
+    assert len({image.shape for _, image in images}) == 1
+    for crop in images.crops:
+        photo = photos.get(crop.photo)
+        assert 0 <= crop.top <= photo.height - crop.height
+        assert 0 <= crop.left <= photo.width - crop.width
+        height, width = images[0][1].shape[1:]
+        assert crop.height / crop.width == pytest.approx(height / width, rel=0.02)
+
+
+def test_field_with_any_number_of_images(wb):
+    counts = [r.n_images for r in wb.erf(VIEW, n_images=6)]
+    assert counts[0] == 1 and counts[-1] == 6
+    for n in (0, 257):
+        with pytest.raises(BadInputError, match="from 1 to 256"):
+            last(wb.erf(VIEW, n_images=n))
+
+
+# Sessions side by side
+
+
+def test_threads_with_other_views_do_not_mix(fresh):
+    """Answers of many threads on one shared model equal those of one thread alone."""
+    views = [
+        replace(VIEW, scan_a=scan, photo=photo, stage=stage)
+        for scan in ("es2d:step=1", "es2d:step=2", "es2d:step=3", "ss2d")
+        for photo, stage in (("chelsea", 1), ("coffee", 2))
+    ]
+
+    def work(wb: Workbench, view: View) -> tuple[np.ndarray, ...]:
+        field = last(wb.erf(view, n_images=2))
+        a = wb.attribution(view)
+        return (wb.predict(view).logits, wb.scan(view).index, a.maps[1], field.mass)
+
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda view: work(fresh, view), views))
+    alone = Workbench(Settings())
+    for view, found in zip(views, together, strict=True):
+        for a, b in zip(found, work(alone, view), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
+
+
+def test_equal_requests_at_once_are_computed_once(fresh):
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _: fresh.attribution(VIEW), range(4)))
+    assert all(result is results[0] for result in results)
+
+
+def test_a_paused_run_does_not_hold_the_device(fresh):
+    paused = fresh.erf(VIEW, n_images=8)
+    assert next(paused).n_images == 1
+    assert fresh.predict(VIEW).logits.shape == (1000,)
+    assert last(paused).n_images == 8
+
+
+def test_a_waiting_run_sees_who_is_ahead_and_can_be_stopped(fresh):
+    with fresh._lock.hold():
+        run = fresh.profile(VIEW, token=(token := CancelToken()))
+        assert next(run) == Progress(0, 1, "waiting for 1 other run")
+        token.cancel()
+        with pytest.raises(CancelledError):
+            next(run)
+        stopped = CancelToken()
+        threading.Timer(0.05, stopped.cancel).start()
+        with pytest.raises(CancelledError):
+            fresh.attribution(VIEW, token=stopped)
+    assert fresh._lock.n_waiting == 0
+    assert isinstance(last(fresh.profile(VIEW)), ProfileResult)
+
+
+def test_the_device_is_handed_out_in_order(fresh):
+    order: list[int] = []
+    threads = []
+    with fresh._lock.hold():
+        for i in range(5):
+
+            def wait(i: int = i) -> None:
+                with fresh._lock.hold():
+                    order.append(i)
+
+            threads.append(threading.Thread(target=wait))
+            threads[-1].start()
+            while fresh._lock.n_waiting < i + 2:
+                pass
+    for thread in threads:
+        thread.join()
+    assert order == [0, 1, 2, 3, 4]
+
+
+def test_thirty_stopped_runs_leave_nothing_behind(fresh, n_hooks):
+    before = fresh.predict(VIEW).logits
+    shared = fresh._weighted(fresh.resolve(VIEW), "a")
+    rng = random.Random(1)
+    for i in range(30):
+        token = CancelToken()
+        view = replace(VIEW, photo=("coffee", "rocket")[i % 2], target=i)
+        timer = threading.Timer(rng.uniform(0.0, 0.03), token.cancel)
+        timer.start()
+        try:
+            if i % 3 == 0:
+                last(fresh.erf(view, n_images=64, token=token))
+            elif i % 3 == 1:
+                last(fresh.profile(view, "ab"[i % 2], token=token))
+            else:
+                fresh.attribution(view, token=token)
+        except CancelledError:
+            pass
+        timer.join()
+        assert n_hooks(shared) == 0 and fresh._lock.n_waiting == 0
+        assert torch.is_grad_enabled()
+    with torch.no_grad():
+        again = with_scan(shared, "es2d")(torch.from_numpy(fresh._input(VIEW))[None])[0].numpy()
+    np.testing.assert_allclose(again, before, atol=1e-6)
+
+
+def test_a_stopped_field_keeps_what_was_done(fresh):
+    token = CancelToken()
+    run = fresh.erf(VIEW, n_images=32, token=token)
+    first = next(run)
+    token.cancel()
+    with pytest.raises(CancelledError):
+        next(run)
+    assert isinstance(first, ErfResult) and not first.is_final
+    assert last(fresh.erf(VIEW, n_images=2)).is_final
