@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from models import train
+from models import complexity, train
 from models.training.config import ABLATIONS
 from models.training.errors import TrainingError
 from models.training.export import build_model
@@ -38,10 +38,12 @@ def row(variant: str, out: Path, config: train.TrainConfig) -> dict[str, Any]:
     log = json.loads((out / variant / "log.json").read_text())
     n_classes = len(log["data"][0]["classes"])
     model = build_model(config.replace(ablate=None if variant == FULL else variant), n_classes)
+    cost = complexity(model, config.eval_size)
     last = log["epochs"][-1]
     return {
         "variant": variant,
-        "n_parameters": sum(p.numel() for p in model.parameters()),
+        "n_parameters": cost.n_parameters,
+        "macs": cost.macs,
         "top1": last["top1"],
         "top5": last["top5"],
         "val_loss": last["val_loss"],

@@ -5,23 +5,20 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from timm.optim import param_groups_weight_decay
 from timm.utils import ModelEmaV3
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
-from torchvision.transforms import v2
 
 from models.efficientvmamba import EfficientVMamba
-from models.layers import EVSSBlock, InvertedResidual
 from models.training import metrics
 from models.training.config import TrainConfig
 from models.training.data import (
@@ -32,36 +29,15 @@ from models.training.data import (
     TrainSamples,
     centre_batches,
     collate,
-    normalise,
 )
 from models.training.distributed import Processes
 from models.training.errors import TrainingError
 from models.training.log import TrainLog
+from models.training.objective import Objective, learning_rate
 from models.training.state import load_state, save_state
-from models.training.teacher import crop_logits, distillation_loss
+from models.training.student import Student, no_decay_names, set_drop_path
 
 STATE_FILE = "last.pt"
-
-
-class Student(nn.Module):
-    """A model with a second linear head that learns the teacher's classes; dropped on export."""
-
-    def __init__(self, model: EfficientVMamba, n_teacher_classes: int, seed: int) -> None:
-        super().__init__()
-        self.model = model
-        self.teacher_head: nn.Linear | None = None
-        if n_teacher_classes:
-            self.teacher_head = nn.Linear(model.num_features, n_teacher_classes)
-            generator = torch.Generator().manual_seed(seed)
-            nn.init.trunc_normal_(self.teacher_head.weight, std=0.02, generator=generator)
-            nn.init.zeros_(self.teacher_head.bias)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Images `[B, 3, H, W]` -> logits `[B, K]` and, with a teacher, its logits `[B, T]`."""
-        features = self.model.forward_features(x)
-        pooled = self.model.forward_head(features, pre_logits=True)
-        logits = self.model.get_classifier()(pooled)
-        return logits, None if self.teacher_head is None else self.teacher_head(pooled)
 
 
 @dataclass
@@ -85,16 +61,6 @@ class Progress:
     sums: dict[str, float] = field(default_factory=dict)  # of the epoch under way
     skipped: dict[int, str] = field(default_factory=dict)  # training images that cannot be read
     best_top1: float = 0.0
-
-
-def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
-    """Linear warm-up, then a cosine to `min_lr`; `step` counts from 0 over the whole run."""
-    total = config.epochs * steps_per_epoch
-    warmup = min(round(config.warmup_epochs * steps_per_epoch), total - 1)
-    if step < warmup:
-        return config.lr * (step + 1) / (warmup + 1)
-    done = (step - warmup) / max(total - warmup - 1, 1)
-    return config.min_lr + (config.lr - config.min_lr) * 0.5 * (1 + math.cos(math.pi * done))
 
 
 class Trainer:
@@ -169,60 +135,11 @@ class Trainer:
             # Its own generator: every start draws from it, and a resume is one start more.
             generator=torch.Generator(),
         )
-        self.mixers = [
-            kind(alpha=alpha)
-            for kind, alpha in ((v2.MixUp, config.mixup), (v2.CutMix, config.cutmix))
-            if alpha > 0
-        ]
-        self.eraser = v2.RandomErasing(p=config.erasing, value=0) if config.erasing else None
+        self.objective = Objective(config, len(data.train.classes), maps, device)
         self.progress = Progress()
         self.log = TrainLog(out, {"config": config.as_dict(), **(run_facts or {})}, [])
 
     # One step
-
-    def autocast(self) -> AbstractContextManager[object]:
-        if self.config.precision == "fp32":
-            return nullcontext()
-        dtype = torch.bfloat16 if self.config.precision == "bf16" else torch.float16
-        return torch.autocast(self.device.type, dtype)
-
-    def targets(self, batch: Batch) -> Tensor:
-        """Smoothed labels and, beside them, the teacher's softened answer: `[B, K + T]`."""
-        n_classes = len(self.data.train.classes)
-        hard = F.one_hot(batch.labels, n_classes).float()
-        hard = hard * (1 - self.config.smoothing) + self.config.smoothing / n_classes
-        if self.data.teacher_maps is None:
-            return hard.to(self.device)
-        maps = torch.from_numpy(self.data.teacher_maps[batch.indices.numpy()]).to(self.device)
-        logits = crop_logits(maps.float(), batch.boxes.to(self.device))
-        soft = (logits / self.config.distill_temperature).softmax(1)
-        return torch.cat((hard.to(self.device), soft), 1)
-
-    def augment(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Erasing per image, then mixup or cutmix of the whole batch with some probability."""
-        if self.eraser is not None:
-            images = torch.stack([self.eraser(image) for image in images])
-        if self.mixers and torch.rand(()) < self.config.mix_probability:
-            mixer = self.mixers[int(torch.randint(len(self.mixers), ()))]
-            images, targets = mixer(images, targets)
-        return images.contiguous(memory_format=torch.channels_last), targets
-
-    def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Total loss and its distillation part, each the mean over the batch."""
-        images, targets = self.augment(
-            normalise(batch.images.to(self.device, non_blocking=True)), self.targets(batch)
-        )
-        with self.autocast():
-            logits, teacher_logits = self.network(images)
-        n_classes = logits.shape[1]
-        total = F.cross_entropy(logits.float(), targets[:, :n_classes])
-        distilled = total.new_zeros(())
-        if teacher_logits is not None:
-            distilled = distillation_loss(
-                teacher_logits, targets[:, n_classes:], self.config.distill_temperature
-            )
-            total = total + self.config.distill_weight * distilled
-        return total, distilled
 
     def backward(self, batches: list[Batch]) -> tuple[float, float]:
         """Gradients of the mean loss over the step's batches; with several processes, over all
@@ -232,7 +149,7 @@ class Trainer:
             is_last = number + 1 == len(batches)
             wait = isinstance(self.network, DistributedDataParallel) and not is_last
             with self.network.no_sync() if wait else nullcontext():  # type: ignore[operator]
-                loss, distilled = self.loss(batch)
+                loss, distilled = self.objective.loss(self.network, batch)
                 self.scaler.scale(loss / len(batches)).backward()
             total += loss.item() / len(batches)
             part += distilled.item() / len(batches)
@@ -433,15 +350,3 @@ class Trainer:
             torch.cuda.set_rng_state(own["device"], self.device)
         self.progress = Progress(**state["progress"])
         self.log.run, self.log.rows = state["log"]["run"], state["log"]["rows"]
-
-
-def set_drop_path(model: nn.Module, rate: float) -> None:
-    """Stochastic depth rising linearly from 0 at the first block to `rate` at the last."""
-    blocks = [m for m in model.modules() if isinstance(m, EVSSBlock | InvertedResidual)]
-    for number, block in enumerate(blocks):
-        block.drop_path = rate * number / max(len(blocks) - 1, 1)
-
-
-def no_decay_names(student: Student) -> tuple[str, ...]:
-    """Scan parameters that the model exempts from weight decay, as names within `student`."""
-    return tuple(f"model.{name}" for name in student.model.no_weight_decay())

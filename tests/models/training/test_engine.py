@@ -15,10 +15,12 @@ import torch
 
 import models
 from models.training.config import TrainConfig, load_recipe
-from models.training.engine import STATE_FILE, Trainer, learning_rate, set_drop_path
+from models.training.engine import STATE_FILE, Trainer
 from models.training.errors import TrainingError
 from models.training.export import build_model, export_weights
+from models.training.objective import learning_rate
 from models.training.state import load_state, save_state, write_atomically
+from models.training.student import set_drop_path
 
 MakeTrainer = Callable[..., Trainer]
 
@@ -87,7 +89,7 @@ def test_targets_are_smoothed_labels_beside_the_teacher_s_answer(
     maps[:, 3] = 4
     trainer = make_trainer(config.replace(smoothing=0.3, distill_temperature=2.0), maps=maps)
     [batch] = next(trainer.steps(0))
-    targets = trainer.targets(batch)
+    targets = trainer.objective.targets(batch)
     assert targets.shape == (4, 3 + 5)
     torch.testing.assert_close(targets[:, :3].sum(1), torch.ones(4))
     torch.testing.assert_close(targets[:, :3].max(1).values, torch.full((4,), 0.8))
@@ -101,7 +103,9 @@ def test_mixing_keeps_targets_a_distribution(
 ) -> None:
     trainer = make_trainer(config.replace(mixup=0.5, cutmix=1.0, mix_probability=1.0, erasing=1.0))
     [batch] = next(trainer.steps(0))
-    images, targets = trainer.augment(batch.images.float(), trainer.targets(batch))
+    images, targets = trainer.objective.augment(
+        batch.images.float(), trainer.objective.targets(batch)
+    )
     assert images.shape == batch.images.shape and not torch.equal(images, batch.images.float())
     torch.testing.assert_close(targets.sum(1), torch.ones(4))
 
