@@ -196,8 +196,8 @@ def build_app(settings: Settings, wb: Workbench | None = None) -> gr.Blocks:
             for name in ("scan", "erf", "attribution", "profile"):
                 c[name] = PlotlyPanel(stored.get(name), elem_id=f"wb-{name}")
         c["status"] = Status(elem_id="wb-status")
+        add_api(wb)  # first, so that no event of the page takes a public name
         _events(handlers, c)
-        add_api(wb)
     return demo
 
 

@@ -96,7 +96,7 @@
       window.addEventListener("pointerup", (event) => {
         const start = pressed;
         pressed = null;
-        if (!start || !this.frame.contains(event.target)) return;
+        if (!start) return; // Plotly lays a cover over the page while pressed, so no look at the target
         if (Math.hypot(event.clientX - start[0], event.clientY - start[1]) > CLICK_SLOP_PX) return;
         const point = this.point(event);
         if (point) this.panel.pick(point.y, point.x);
