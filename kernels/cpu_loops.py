@@ -19,6 +19,7 @@ from kernels.simd import (
     LANES,
     at_least,
     at_most,
+    clamp_exponent,
     fetch_and_add,
     finish_sums,
     fma,
@@ -26,7 +27,7 @@ from kernels.simd import (
     load_first,
     load_int,
     load_scalar,
-    shift_bits_left_23,
+    scale_by_power,
     splat,
     store,
     store_first,
@@ -34,6 +35,7 @@ from kernels.simd import (
     sum_quad,
     transpose,
     where_greater,
+    where_ordered,
 )
 
 # Columns of the table. Addresses are in bytes, strides and sizes in elements.
@@ -98,8 +100,8 @@ _TILE = CHUNK * _VECTOR
 _LOG2E = np.float32(1.4426950408889634)
 _LOG2E_TAIL = np.float32(1.4426950408889634 - float(np.float32(1.4426950408889634)))
 _LN2 = np.float32(0.6931471805599453)
-# 1.5 * 2^23 rounds a small float to a whole number in its low bits; 127 is the exponent's bias.
-_ROUND = np.float32(12582912.0 + 127.0)
+# 1.5 * 2^23 rounds a small float to a whole number in its low bits.
+_ROUND = np.float32(12582912.0)
 # Minimax polynomials (relative error 9e-8 and 4e-9) with constant term 1: exp2 on [-1/2, 1/2] and
 # artanh(s)/s in s^2 on [0, 1/9].
 _EXP2 = tuple(
@@ -110,18 +112,21 @@ _ARTANH = tuple(
     np.float32(c) for c in (1.0, 0.33333208142687887, 0.2001076362802921, 0.14000902, 0.14005994)
 )
 _ZERO, _ONE, _TWO = np.float32(0.0), np.float32(1.0), np.float32(2.0)
-_LOWEST, _HIGHEST, _CUT = np.float32(-127.0), np.float32(128.0), np.float32(20.0)
+_LOWEST, _CUT, _NAN = np.float32(-127.0), np.float32(20.0), np.float32(np.nan)
 
 _inline = numba.njit(error_model="numpy", forceinline=True)
+# Inner loops stay functions of their own: inlined into the long function around them, LLVM reloads
+# every constant in every step.
+_call = numba.njit(error_model="numpy", forceinline=False)
 
 
 @_inline
 def _exp2(x):
-    """2**x; exactly inf from 128, 0 (or a subnormal) below -126, NaN stays NaN."""
-    x = at_most(at_least(x, splat(_LOWEST)), splat(_HIGHEST))
+    """2**x: exactly inf from 128, 0 (or a subnormal) below -126; of NaN it is inf or 0."""
+    x = clamp_exponent(x)
     shifted = x + splat(_ROUND)
     r = x - (shifted - splat(_ROUND))
-    return _exp2_fraction(r) * shift_bits_left_23(shifted)
+    return scale_by_power(_exp2_fraction(r), shifted)
 
 
 @_inline
@@ -135,9 +140,9 @@ def _exp2_fraction(r):
 
 @_inline
 def _exp(x):
-    """e**x with the error of x * log2(e) carried along."""
+    """e**x with the error of x * log2(e) carried along; NaN stays NaN."""
     scaled = x * splat(_LOG2E)
-    clamped = at_most(at_least(scaled, splat(_LOWEST)), splat(_HIGHEST))
+    clamped = clamp_exponent(scaled)
     shifted = clamped + splat(_ROUND)
     whole = shifted - splat(_ROUND)
     tail = fma(x, splat(_LOG2E), splat(_ZERO) - scaled)
@@ -145,7 +150,8 @@ def _exp(x):
     # The tail of a clamped (or infinite) argument means nothing.
     bound = splat(_LOWEST)
     tail = where_greater(bound * bound, scaled * scaled, tail, splat(_ZERO))
-    return _exp2_fraction((clamped - whole) + tail) * shift_bits_left_23(shifted)
+    value = scale_by_power(_exp2_fraction((clamped - whole) + tail), shifted)
+    return where_ordered(x, value, x)
 
 
 @_inline
@@ -153,16 +159,28 @@ def _softplus(x):
     """log(1 + e**x) and its derivative; x itself and 1 above 20, as torch does."""
     zero, one, cut = splat(_ZERO), splat(_ONE), splat(_CUT)
     e = _exp(at_most(x, zero - x))
-    # log1p(e) = 2 artanh(e / (2 + e)), accurate however small e is.
-    s = e / (splat(_TWO) + e)
+    # log1p(e) = 2 artanh(e / (2 + e)), accurate however small e is; one division serves both results.
+    e1, e2 = one + e, splat(_TWO) + e
+    inverse = one / (e1 * e2)
+    s = e * e1 * inverse
     z = s * s
     p = fma(z, splat(_ARTANH[4]), splat(_ARTANH[3]))
     p = fma(p, z, splat(_ARTANH[2]))
     p = fma(p, z, splat(_ARTANH[1]))
     p = fma(p, z, one)
     value = fma(s + s, p, at_least(x, zero))
-    slope = where_greater(zero, x, e, one) / (one + e)
+    slope = where_greater(zero, x, e, one) * e2 * inverse
     return where_greater(x, cut, x, value), where_greater(x, cut, one, slope)
+
+
+@_call
+def _softplus_tile(steps, gates, slopes):
+    """softplus of `[steps, 16]` in place; its derivative to `slopes` unless that is 0."""
+    for t in range(steps):
+        dt, slope = _softplus(load(gates, t * LANES))
+        store(gates, t * LANES, dt)
+        if slopes != 0:
+            store(slopes, t * LANES, slope)
 
 
 @_inline
@@ -184,7 +202,7 @@ def _token_row(p, b, k, t):
     return b * p[TOKENS] + token if token >= 0 else np.int64(-1)
 
 
-@_inline
+@_call
 def _pack_parameters(p, k, v, decay, weight):
     """A of 16 channels times log2(e) as `[N padded to 4, 16]` and the dt weights as `[R, 16]`."""
     n_valid = min(p[CHANNELS] - v * LANES, LANES)
@@ -199,14 +217,16 @@ def _pack_parameters(p, k, v, decay, weight):
         a = load(decay, n * LANES)
         if p[IS_MAP]:
             a = splat(_ZERO) - _exp(a)
-        store(decay, n * LANES, a * splat(_LOG2E))
+        # A NaN of this sign makes exp2 infinite, and infinity times the first state, 0, is NaN again.
+        a = where_ordered(a, a * splat(_LOG2E), splat(_NAN))
+        store(decay, n * LANES, a)
     for r in range(0, p[RANK], LANES):
         width = min(p[RANK] - r, LANES)
         source = p[DT_WEIGHT] + 4 * (first * p[RANK] + r)
         transpose(source, p[RANK], n_valid, width, weight + _VECTOR * r, LANES, LANES)
 
 
-@_inline
+@_call
 def _read_bc(p, b, k, t0, steps, bc):
     """B and C of a chunk as `[steps, 2 * (N padded to 4)]`, 0 in the padding."""
     n_states = p[STATES]
@@ -234,7 +254,7 @@ def _read_bc(p, b, k, t0, steps, bc):
                 transpose(p[C_IN] + at, length, n_valid, width, to, 2 * padded, n_stored)
 
 
-@_inline
+@_call
 def _read_rows(p, source, b, k, v, t0, steps, tile):
     """A chunk of 16 channels from `[B, K*D, L]` as `[steps, 16]`."""
     n_valid = min(p[CHANNELS] - v * LANES, LANES)
@@ -245,7 +265,7 @@ def _read_rows(p, source, b, k, v, t0, steps, tile):
         transpose(at, p[LENGTH], n_valid, width, tile + _VECTOR * t, LANES, LANES)
 
 
-@_inline
+@_call
 def _write_rows(p, target, b, k, v, t0, steps, tile):
     """The opposite of `_read_rows`."""
     n_valid = min(p[CHANNELS] - v * LANES, LANES)
@@ -256,7 +276,7 @@ def _write_rows(p, target, b, k, v, t0, steps, tile):
         transpose(tile + _VECTOR * t, LANES, width, n_valid, at, p[LENGTH], width)
 
 
-@_inline
+@_call
 def _read_tokens(p, source, b, k, v, t0, steps, tile):
     """A chunk of 16 channels from the map `[B, tokens, C]` as `[steps, 16]`, 0 at pads."""
     n_valid = min(p[CHANNELS] - v * LANES, LANES)
@@ -268,7 +288,7 @@ def _read_tokens(p, source, b, k, v, t0, steps, tile):
         store(tile, t * LANES, value)
 
 
-@_inline
+@_call
 def _write_tokens(p, target, b, k, v, t0, steps, tile):
     """Put a chunk `[steps, 16]` on the map, or add it there if tokens are read more than once."""
     n_valid = min(p[CHANNELS] - v * LANES, LANES)
@@ -284,7 +304,7 @@ def _write_tokens(p, target, b, k, v, t0, steps, tile):
 
 @_inline
 def _read_inputs(p, b, k, v, t0, steps, weight, inputs, gates, slopes, dt_u):
-    """u, dt, the slope of softplus and dt * u of a chunk, each `[steps, 16]`."""
+    """u, dt, the slope of softplus (unless `slopes` is 0) and dt * u of a chunk, each `[steps, 16]`."""
     n_valid = min(p[CHANNELS] - v * LANES, LANES)
     first = load_int(p[SETS], k) * p[CHANNELS] + v * LANES
     bias = load_first(p[DT_BIAS], first, n_valid)
@@ -302,18 +322,16 @@ def _read_inputs(p, b, k, v, t0, steps, weight, inputs, gates, slopes, dt_u):
         _read_rows(p, p[DELTA], b, k, v, t0, steps, gates)
         for t in range(steps):
             store(gates, t * LANES, load(gates, t * LANES) + bias)
-    softplus = p[SOFTPLUS]
+    if p[SOFTPLUS]:
+        _softplus_tile(steps, gates, slopes)
+    elif slopes != 0:
+        for t in range(steps):
+            store(slopes, t * LANES, splat(_ONE))
     for t in range(steps):
-        dt = load(gates, t * LANES)
-        slope = splat(_ONE)
-        if softplus:
-            dt, slope = _softplus(dt)
-        store(gates, t * LANES, dt)
-        store(slopes, t * LANES, slope)
-        store(dt_u, t * LANES, dt * load(inputs, t * LANES))
+        store(dt_u, t * LANES, load(gates, t * LANES) * load(inputs, t * LANES))
 
 
-@_inline
+@_call
 def _scan_quad(steps, gates, dt_u, bc, padded, decay, state, outputs):
     """Four states through a chunk; adds C h to `outputs`. `bc` points at the first of the four."""
     a0, a1, a2, a3 = load(decay, 0), load(decay, 16), load(decay, 32), load(decay, 48)
@@ -351,8 +369,8 @@ def _forward_sequence(p, b, k, group, scratch):
     quads = _quads(p[STATES])
     per_block = _VECTOR * (8 * quads + p[RANK])
     tiles = scratch + per_block * blocks
-    inputs, gates, slopes = tiles, tiles + _TILE, tiles + 2 * _TILE
-    dt_u, outputs, bc = tiles + 3 * _TILE, tiles + 4 * _TILE, tiles + 5 * _TILE
+    inputs, gates, dt_u = tiles, tiles + _TILE, tiles + 2 * _TILE
+    outputs, bc = tiles + 3 * _TILE, tiles + 4 * _TILE
     for v in range(group, blocks, groups):
         decay = scratch + per_block * v
         state = decay + 4 * quads * _VECTOR
@@ -369,7 +387,7 @@ def _forward_sequence(p, b, k, group, scratch):
                 for n in range(4 * quads):
                     store(stored, n * LANES, load(state, n * LANES))
             weight = state + 4 * quads * _VECTOR
-            _read_inputs(p, b, k, v, t0, steps, weight, inputs, gates, slopes, dt_u)
+            _read_inputs(p, b, k, v, t0, steps, weight, inputs, gates, 0, dt_u)
             n_valid = min(p[CHANNELS] - v * LANES, LANES)
             first = load_int(p[SETS], k) * p[CHANNELS] + v * LANES
             skip = load_first(p[SKIP], first, n_valid)
@@ -386,7 +404,7 @@ def _forward_sequence(p, b, k, group, scratch):
                 _write_rows(p, p[Y], b, k, v, t0, steps, outputs)
 
 
-@_inline
+@_call
 def _backward_quad(
     steps, gates, dt_u, grad_y, bc, padded, decay, start, states, decays, carry, grad_a, sums,
     n_sums, sums_c, grad_dt_u, grad_dt,
@@ -466,7 +484,7 @@ def _backward_quad(
     store(grad_a, 48, d3)
 
 
-@_inline
+@_call
 def _rank_gradients(p, sequence, v, t0, steps, grad_raw, weight, sums, n_sums):
     """Gradients of the low-rank dt (as quarter sums) and of its weights from that of the raw dt."""
     rank, width = p[RANK], p[WIDTH]
@@ -498,7 +516,7 @@ def _sum_layout(p):
     return of_dt, of_dt + of_state, of_dt + 2 * of_state
 
 
-@_inline
+@_call
 def _store_sums(p, b, k, group, t0, steps, sums, tile):
     """Add up the quarter sums of a chunk and write the gradients of dt, B and C."""
     n_states, rank, length = p[STATES], p[RANK], p[LENGTH]
@@ -613,7 +631,7 @@ def _backward_sequence(p, b, k, group, scratch):
         _store_sums(p, b, k, group, t0, steps, sums, states)
 
 
-@_inline
+@_call
 def _project_part(p, b, k, part):
     """`ROWS` steps of x times the weights of the sequence's set: dt, B and C of these steps."""
     channels, width, length = p[CHANNELS], p[WIDTH], p[LENGTH]
@@ -858,7 +876,7 @@ OPTIONS = {"nopython": True, "error_model": "numpy", "boundscheck": False}
 def forward_scratch(states: int, rank: int, blocks: int) -> int:
     """Floats that one thread needs for the forward program."""
     padded = -(-states // 4) * 4
-    return LANES * ((2 * padded + rank) * blocks + 5 * CHUNK) + CHUNK * 2 * padded
+    return LANES * ((2 * padded + rank) * blocks + 4 * CHUNK) + CHUNK * 2 * padded
 
 
 def backward_scratch(states: int, rank: int, blocks: int) -> int:

@@ -197,14 +197,51 @@ def where_greater(typingctx, a, b, yes, no):
 
 
 @intrinsic
-def shift_bits_left_23(typingctx, value):
-    """The lanes' bits moved from the low end into a float's exponent field."""
+def where_ordered(typingctx, a, yes, no):
+    """`yes` in the lanes where a is a number, `no` where it is NaN."""
 
     def codegen(context, builder, signature, args):
-        bits = builder.shl(builder.bitcast(args[0], _IVEC), ir.Constant(_IVEC, [23] * LANES))
+        return builder.select(builder.fcmp_ordered("ord", args[0], args[0]), args[1], args[2])
+
+    return f32x16(f32x16, f32x16, f32x16), codegen
+
+
+def _as_bits(builder, value):
+    return builder.bitcast(value, _IVEC)
+
+
+def _all_lanes(bits: int) -> ir.Constant:
+    return ir.Constant(_IVEC, [bits] * LANES)
+
+
+@intrinsic
+def clamp_exponent(typingctx, value):
+    """`value` held to -127 .. 128, by comparing bits: +NaN becomes 128 and -NaN becomes -127.
+
+    Whole-number units do this; the floating-point ones are the bottleneck of the scan.
+    """
+
+    def codegen(context, builder, signature, args):
+        bits = _as_bits(builder, args[0])
+        # The bits of negative floats, read without a sign, grow away from 0 and lie above all others.
+        lowest = _all_lanes(0xC2FE0000)
+        bits = builder.select(builder.icmp_unsigned("<", bits, lowest), bits, lowest)
+        highest = _all_lanes(0x43000000)
+        bits = builder.select(builder.icmp_signed("<", bits, highest), bits, highest)
         return builder.bitcast(bits, _VEC)
 
     return f32x16(f32x16), codegen
+
+
+@intrinsic
+def scale_by_power(typingctx, value, shifted):
+    """`value * 2**n`, n in the low bits of `shifted`, by adding to the exponent field."""
+
+    def codegen(context, builder, signature, args):
+        power = builder.shl(_as_bits(builder, args[1]), _all_lanes(23))
+        return builder.bitcast(builder.add(_as_bits(builder, args[0]), power), _VEC)
+
+    return f32x16(f32x16, f32x16), codegen
 
 
 @intrinsic
@@ -239,7 +276,15 @@ def sum_quad(typingctx, a, b, c, d):
     """Quarter sums of four vectors: lane l holds lanes `l//4*4 .. +3` of vector `l % 4`, added."""
 
     def codegen(context, builder, signature, args):
-        return _halve(builder, _halve(builder, args, 1), 2)[0]
+        # Interleaving within groups of four lanes is what x86 unpacks in one cycle.
+        quarters = [i for i in range(LANES) if i % 4 < 2]
+        low = ir.Constant(_IVEC, [i + side * LANES for i in quarters for side in (0, 1)])
+        high = ir.Constant(_IVEC, [i + 2 + side * LANES for i in quarters for side in (0, 1)])
+        pairs = [
+            builder.fadd(builder.shuffle_vector(x, y, low), builder.shuffle_vector(x, y, high))
+            for x, y in (args[:2], args[2:])
+        ]
+        return _halve(builder, pairs, 2)[0]
 
     return f32x16(f32x16, f32x16, f32x16, f32x16), codegen
 
