@@ -1,8 +1,7 @@
-"""Reading and writing checkpoints; no file can run code.
+"""Checkpoints into models, strictly, and models into checkpoints, atomically.
 
-Read: the authors' `.pth`/`.ckpt` containers and their backbone-only variant through
-`torch.load(weights_only=True)`, and `.safetensors`, from a path, `path#entry` or `hf:Org/Repo`.
-Write: `.safetensors`, atomically.
+Read: the authors' containers and their backbone-only variant, and our own `.safetensors`
+(`checkpoint_files.py` finds and opens them). Write: `.safetensors`.
 """
 
 from __future__ import annotations
@@ -10,35 +9,43 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pickle
-import re
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from kernels import ScanSpec
+from models.checkpoint_files import (
+    METADATA_KEY,
+    CheckpointError,
+    fetch,
+    file_sha256,
+    read_pickle,
+    read_safetensors,
+    split_entry,
+)
 from models.efficientvmamba import WeightsInfo, get_scan
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "load_into",
+    "read_checkpoint",
+    "save_safetensors",
+    "write_atomically",
+]
 
 # Averaged weights first: what the authors evaluate and release.
 EMA_ENTRIES = ("model_ema", "ema_model", "state_dict_ema", "ema")
 PLAIN_ENTRIES = ("model", "state_dict")
 HEAD = "classifier.head.weight"
-METADATA_KEY = "efficientvmamba"
 AUTHORS_SCAN = "es2d:step=2"  # the only scheme that the authors' code runs
-SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 N_LISTED = 6  # differences of one kind that an error spells out
 Shapes = Mapping[str, tuple[int, ...]]
-
-
-class CheckpointError(ValueError):
-    """A checkpoint cannot be read or does not fit; the text says what to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,9 +63,9 @@ class Checkpoint:
 def read_checkpoint(weights: str) -> Checkpoint:
     """Read `path`, `path#entry` or `hf:Org/Repo[@revision][:file][#entry]`."""
     if weights.startswith("hf:"):
-        path, entry = _fetch(weights)
+        path, entry = fetch(weights)
     else:
-        path, entry = _split_entry(weights)
+        path, entry = split_entry(weights)
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder; give the checkpoint file in it")
     if not path.is_file():
@@ -67,13 +74,13 @@ def read_checkpoint(weights: str) -> Checkpoint:
         if path.suffix == ".safetensors":
             if entry is not None:
                 raise CheckpointError(f"{path.name} holds one set of weights; leave '#{entry}' out")
-            tensors, metadata = _read_safetensors(path)
+            tensors, metadata = read_safetensors(path)
             details: list[str] = []
         else:
-            content = _read_pickle(path)
+            content = read_pickle(path)
             tensors, details = _pick_entry(content, entry, path.name)
             metadata = content
-        sha256 = _file_sha256(path)
+        sha256 = file_sha256(path)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
     tensors, renamed = _clean_names(tensors, path.name)
@@ -90,8 +97,8 @@ def load_into(
 ) -> WeightsInfo:
     """Copy a checkpoint into `model`, strictly; returns the provenance for `model.weights_info`.
 
-    `new_head` leaves the model's own head as it is. `known` gives keys and shapes by model name, so that an
-    error can say which model the file fits.
+    `new_head` leaves the model's own head as it is. `known` gives keys and shapes by model name, so
+    that an error can say which model the file fits.
     """
     info = checkpoint.info
     tensors = dict(checkpoint.tensors)
@@ -134,8 +141,9 @@ def save_safetensors(
 ) -> str:
     """Write `model` with its scan and the given facts; returns the file's SHA-256.
 
-    With `fp16` floating tensors are stored in half precision, except `A_logs` and BatchNorm statistics.
-    The file appears whole or not at all: an older file of that name survives a full disk.
+    With `fp16` floating tensors are stored in half precision, except `A_logs` and BatchNorm
+    statistics. The file appears whole or not at all: an older file of that name survives a full
+    disk.
     """
     tensors = {}
     for key, value in model.state_dict().items():
@@ -151,7 +159,8 @@ def save_safetensors(
         "recipe": dict(recipe or {}),
         "top1": top1,
     }
-    # One key, because the order of several keys in the header is not fixed and equal input gives equal bytes.
+    # One key, because the order of several keys in the header is not fixed and equal input gives
+    # equal bytes.
     metadata = {METADATA_KEY: json.dumps(facts, sort_keys=True)}
     data = safetensors.torch.save(tensors, metadata=metadata)
     write_atomically(Path(path), data)
@@ -181,191 +190,11 @@ def _to_half(key: str, value: Tensor) -> Tensor:
     return half
 
 
-# Names of places
-
-
-def _split_entry(weights: str) -> tuple[Path, str | None]:
-    """Split `path#entry`; a file whose own name has a '#' wins."""
-    if Path(weights).exists() or "#" not in weights:
-        return Path(weights), None
-    path, _, entry = weights.rpartition("#")
-    return Path(path), entry
-
-
-_HF = re.compile(
-    r"hf:(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^:#]+))?(:(?P<file>[^#]+))?(#(?P<entry>.+))?"
-)
-
-
-def _fetch(weights: str) -> tuple[Path, str | None]:
-    """Find or download the file that a `hf:` name means; the local cache serves when offline."""
-    match = _HF.fullmatch(weights)
-    if match is None:
-        raise CheckpointError(
-            f"cannot read {weights!r}; write hf:Org/Repo, hf:Org/Repo@revision or "
-            "hf:Org/Repo@revision:file.safetensors, with #entry at the end where a file holds several"
-        )
-    import huggingface_hub
-    from huggingface_hub import errors
-
-    repo, revision = match["repo"], match["revision"]
-    try:
-        file = match["file"] or _only_file(
-            huggingface_hub.list_repo_files(repo, revision=revision), weights
-        )
-        return Path(huggingface_hub.hf_hub_download(repo, file, revision=revision)), match["entry"]
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
-        raise CheckpointError(
-            f"Hugging Face has no public {repo!r}"
-            + (f" with revision {revision!r}" if revision else "")
-            + "; check the name"
-        ) from error
-    except errors.EntryNotFoundError as error:
-        if not isinstance(error, errors.LocalEntryNotFoundError):
-            raise CheckpointError(
-                f"{repo} has no file {match['file']!r}; check the name"
-            ) from error
-        return _cached(repo, revision, match["file"], weights, error), match["entry"]
-    except CheckpointError:
-        raise
-    except Exception as error:  # the HTTP library behind the hub differs between its versions
-        return _cached(repo, revision, match["file"], weights, error), match["entry"]
-
-
-def _cached(
-    repo: str, revision: str | None, file: str | None, weights: str, reason: Exception
-) -> Path:
-    """The file of an earlier download, when the hub cannot be reached."""
-    import huggingface_hub
-
-    try:
-        folder = Path(
-            huggingface_hub.snapshot_download(repo, revision=revision, local_files_only=True)
-        )
-        name = file or _only_file([p.name for p in folder.iterdir()], weights)
-        if (folder / name).is_file():
-            return folder / name
-    except (OSError, ValueError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-    raise CheckpointError(
-        f"{weights} is not on this machine and Hugging Face cannot be reached ({type(reason).__name__}); go "
-        "online once, or download the file and give its path"
-    ) from reason
-
-
-def _only_file(names: list[str], weights: str) -> str:
-    found = [n for n in names if n.endswith(SUFFIXES)]
-    safe = [n for n in found if n.endswith(".safetensors")]
-    for candidates in (safe, found):
-        if len(candidates) == 1:
-            return candidates[0]
-    if not found:
-        raise CheckpointError(f"{weights} holds no checkpoint ({', '.join(SUFFIXES)})")
-    raise CheckpointError(
-        f"{weights} holds several checkpoints: {', '.join(sorted(found))}; name one: {weights}:FILE"
-    )
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-# Formats
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    try:
-        with safetensors.safe_open(path, framework="pt", device="cpu") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-            header = (file.metadata() or {}).get(METADATA_KEY)
-    except safetensors.SafetensorError as error:
-        raise CheckpointError(f"{path.name} is not a whole safetensors file: {error}") from error
-    try:
-        metadata = json.loads(header) if header else {}
-    except json.JSONDecodeError:
-        metadata = {}
-    return tensors, metadata if isinstance(metadata, dict) else {}
-
-
-class _Inert:
-    """Stands in for a plain class in a checkpoint: takes any state, does nothing."""
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> _Inert:
-        return super().__new__(cls)
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-class _InertDict(dict[Any, Any]):
-    """Stands in for a plain dictionary class (yacs' CfgNode)."""
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-def _inert_scalar(*args: Any) -> None:
-    """Stands in for the function that rebuilds a numpy scalar (an epoch, an accuracy)."""
-
-
-class _InertDtype(_Inert):
-    """Stands in for a numpy dtype; a class of its own because torch asks for its methods by type."""
-
-
-_LOAD_LOCK = threading.Lock()
-
-
-def _stand_ins() -> list[Any]:
-    """Name and stand-in of each plain class that training scripts store beside weights."""
-    names = {
-        "argparse.Namespace": _Inert,
-        "yacs.config.CfgNode": _InertDict,
-        "numpy.dtype": _InertDtype,
-        "numpy.core.multiarray.scalar": _inert_scalar,
-        "numpy._core.multiarray.scalar": _inert_scalar,
-    }
-    kinds = "Float64 Float32 Float16 Int64 Int32 Int16 Int8 UInt64 UInt32 UInt16 UInt8 Bool".split()
-    names |= {f"numpy.dtypes.{kind}DType": _InertDtype for kind in kinds}
-    return [(stand_in, name) for name, stand_in in names.items()]
-
-
-def _read_pickle(path: Path) -> Any:
-    # torch's list of allowed names belongs to the process, so only one file is read at a time.
-    with _LOAD_LOCK, torch.serialization.safe_globals(_stand_ins()):
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            name = _refused_name(str(error))
-            if name is not None:
-                raise CheckpointError(
-                    f"{path.name} wants to run {name}, which is not on the list of harmless types; the file was "
-                    "refused and nothing was run. Re-save only the tensors (a state_dict) if you trust it"
-                ) from error
-            raise CheckpointError(f"{path.name} is not a torch checkpoint") from error
-        except (RuntimeError, EOFError, ValueError, KeyError, TypeError, IndexError) as error:
-            raise CheckpointError(
-                f"{path.name} is not a whole torch checkpoint: {str(error).splitlines()[0][:200]}"
-            ) from error
-
-
-def _refused_name(message: str) -> str | None:
-    """The global that `torch.load` refused, out of its message."""
-    match = re.search(r"(?:Unsupported global|unsupported): ?GLOBAL (\S+)", message) or re.search(
-        r"unsupported GLOBAL (\S+)", message
-    )
-    return match[1] if match else None
-
-
 # What a file holds
 
 
 def _as_state_dict(value: Any, depth: int = 2) -> dict[str, Tensor] | None:
-    """The tensors of a state dict, also of one wrapped once more (`{"module": ...}`); None for anything else."""
+    """The tensors of a state dict, also of one wrapped again (`{"module": ...}`); else None."""
     if not isinstance(value, Mapping):
         return None
     tensors = {k: v for k, v in value.items() if isinstance(k, str) and isinstance(v, Tensor)}
@@ -402,7 +231,7 @@ def _pick_entry(content: Any, entry: str | None, file: str) -> tuple[dict[str, T
         key, tensors = next(iter(entries.items()))
         return tensors, [f"weights from entry '{key}'"]
     raise CheckpointError(
-        f"{file} holds no weights that can be told apart; its entries: {listed}; name one: {file}#ENTRY"
+        f"{file} holds several weights, its entries: {listed}; name one: {file}#ENTRY"
         if entries
         else f"{file} holds no weights; expected a state dict, alone or under one of: "
         + ", ".join((*EMA_ENTRIES, *PLAIN_ENTRIES))
@@ -410,7 +239,7 @@ def _pick_entry(content: Any, entry: str | None, file: str) -> tuple[dict[str, T
 
 
 def _clean_names(tensors: dict[str, Tensor], file: str) -> tuple[dict[str, Tensor], list[str]]:
-    """Take off wrappers' prefixes, and leave out what is no part of the network; says both in words."""
+    """Take off wrappers' prefixes and leave out what is no part of the network; says both."""
     details = []
     tensors = {k: v for k, v in tensors.items() if k != "n_averaged"}
     for prefix in ("module.", "_orig_mod.", "backbone."):
@@ -429,7 +258,7 @@ def _clean_names(tensors: dict[str, Tensor], file: str) -> tuple[dict[str, Tenso
     if "patch_embed.0.weight" not in tensors:
         names = ", ".join(list(tensors)[:N_LISTED]) or "nothing"
         raise CheckpointError(
-            f"{file} is not an EfficientVMamba checkpoint: there is no 'patch_embed.0.weight' in it; "
+            f"{file} is not an EfficientVMamba checkpoint: it has no 'patch_embed.0.weight'; "
             f"it holds {len(tensors)} tensors: {names}{', ...' if len(tensors) > N_LISTED else ''}"
         )
     if not any(k.startswith("classifier.") for k in tensors):
@@ -451,7 +280,8 @@ def _describe(
     classes: tuple[str, ...] | None = None
     if isinstance(listed, list | tuple) and len(listed) == n_classes > 0:
         classes = tuple(str(c) for c in listed)
-    elif n_classes == 1000:
+    elif n_classes == 1000 and not isinstance(facts.get("model"), str):
+        # Our own files say what they know; official ones are ImageNet's.
         classes = imagenet_classes()
     try:
         scan = str(ScanSpec.parse(facts["scan"]))

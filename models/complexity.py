@@ -1,8 +1,9 @@
 """Parameters and multiply-accumulates per stage, measured on the running model.
 
-Two counts are mixed, as the field does (VMamba, EfficientVMamba): matrix products and convolutions count one
-per multiply-accumulate (torch's counter halved), a scan counts 9*B*L*(K*D)*N + B*L*(K*D) operations with L
-tokens in each of K sequences of D channels and N states. Norms, activations and additions count nothing.
+Two counts are mixed, as the field does (VMamba, EfficientVMamba): matrix products and convolutions
+count one per multiply-accumulate (torch's counter halved), a scan counts 9*B*L*(K*D)*N + B*L*(K*D)
+operations with L tokens in each of K sequences of D channels and N states. Norms, activations and
+additions count nothing.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from models.efficientvmamba import EfficientVMamba, with_scan
 from models.layers import Scan2d
 
 CONVENTION = (
-    "one per multiply-accumulate in products and convolutions, plus 9*B*L*(K*D)*N + B*L*(K*D) per scan; "
-    "the two are mixed by convention"
+    "one per multiply-accumulate in products and convolutions, plus 9*B*L*(K*D)*N + B*L*(K*D) "
+    "per scan; the two are mixed by convention"
 )
 
 
@@ -63,7 +64,7 @@ class Complexity:
 
 
 def complexity(model: EfficientVMamba, size: int | tuple[int, int] = 224) -> Complexity:
-    """Parameters and multiply-accumulates of `model` for one image of `size` (or height, width) pixels.
+    """Parameters and multiply-accumulates for one image of `size` (or height, width) pixels.
 
     Runs a twin of the model once, where the model is; the scans are counted and not run.
     """
@@ -136,7 +137,8 @@ def _count_scan(parent: nn.Module, name: str) -> _CountedScan:
 class _ProductCounter(TorchDispatchMode):
     """Multiply-accumulates of products and convolutions: the formulas of torch's counter, halved.
 
-    torch's own `FlopCounterMode` also hooks every module of the process, other threads' models included.
+    torch's own `FlopCounterMode` also hooks every module of the process, other threads' models
+    included.
     """
 
     def __init__(self) -> None:

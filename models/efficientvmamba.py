@@ -1,14 +1,13 @@
 """EfficientVMamba: stem, four stages, head; features and heads as timm's models offer them.
 
-Input `[B, 3, H, W]`: RGB in [0, 1], minus mean, over std, normalised outside the model. Feature maps are
-`[B, H, W, C]`. Stages 1-2 are EVSS blocks (scan and convolution side by side), stages 3-4 inverted residuals.
+Input `[B, 3, H, W]`: RGB in [0, 1], minus mean, over std, normalised outside the model. Feature
+maps are `[B, H, W, C]`. Stages 1-2 are EVSS blocks (scan and convolution side by side), stages 3-4
+inverted residuals.
 """
 
 from __future__ import annotations
 
 import copy
-import math
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -17,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from kernels import ScanSpec
+from models.initial_weights import init_weights
 from models.layers import (
-    ES2D,
     NORM_EPS,
     EVSSBlock,
     EVSSStage,
@@ -43,7 +42,7 @@ class WeightsInfo:
     """Where a model's weights come from, in a form that can stand under a picture."""
 
     name: str  # "random", the shipped entry's name, or the path or hf: name as given
-    description: str  # in words: "random, seed 0", "Imagenette, trained with es2d:step=2, top-1 92.1 % at 224 px"
+    description: str  # "random, seed 0", "Imagenette, trained with ss2d, top-1 90.1 % at 224 px"
     trained_scan: str | None = None  # ScanSpec text; None where unknown or random
     n_classes: int = 0
     sha256: str = ""  # of the file; for random weights of the tensors
@@ -76,8 +75,8 @@ class Classifier(nn.Module):
 class EfficientVMamba(nn.Module):
     """The network of the paper. `registry.create_model` builds the released sizes.
 
-    `dims` and `depths` give channels and blocks of the four stages. `conv_branch`, `se` and `evss_stages`
-    (which stages, from 1, are EVSS) are the paper's ablations.
+    `dims` and `depths` give channels and blocks of the four stages. `conv_branch`, `se` and
+    `evss_stages` (which stages, from 1, are EVSS) are the paper's ablations.
     """
 
     def __init__(
@@ -153,6 +152,11 @@ class EfficientVMamba(nn.Module):
         """The scheme that the scans of this model run."""
         return get_scan(self)
 
+    @property
+    def backend(self) -> str:
+        """The kernel backend as asked for ("auto" chooses for each device)."""
+        return next(m.backend for m in self.modules() if isinstance(m, Scan2d))
+
     def blocks(self) -> list[BlockInfo]:
         """Every block in the order in which it runs."""
         found = []
@@ -165,7 +169,7 @@ class EfficientVMamba(nn.Module):
         return found
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters that an optimiser must not decay, as timm's `param_groups_weight_decay` asks."""
+        """Parameters that an optimiser must not decay; timm's `param_groups_weight_decay` asks."""
         return {n for n, _ in self.named_parameters() if n.endswith(("A_logs", "Ds"))}
 
     def get_classifier(self) -> nn.Module:
@@ -219,7 +223,7 @@ class EfficientVMamba(nn.Module):
         return self.classifier.norm(last)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Normed features `[B, H, W, C]` -> logits `[B, num_classes]` (or pooled features `[B, C]`)."""
+        """Normed features `[B, H, W, C]` -> logits `[B, n]` (or pooled features `[B, C]`)."""
         x = x.mean((1, 2))
         return x if pre_logits else self.classifier.head(x)
 
@@ -237,8 +241,9 @@ class EfficientVMamba(nn.Module):
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
         """Stage outputs before patch merging, as timm's models give them.
 
-        `indices`: stages from 0 (an int n: the last n; None: all). `norm` puts the final norm on stage 4, the
-        only one it fits. Returns the list, or with `intermediates_only=False` (last features, list).
+        `indices`: stages from 0 (an int n: the last n; None: all). `norm` puts the final norm on
+        stage 4, the only one it fits. Returns the list, or with `intermediates_only=False` (last
+        features, list).
         """
         if output_fmt not in ("NCHW", "NHWC"):
             raise ValueError(f"output_fmt={output_fmt!r}: allowed are 'NCHW' and 'NHWC'")
@@ -263,13 +268,13 @@ class EfficientVMamba(nn.Module):
         prune_norm: bool = False,
         prune_head: bool = True,
     ) -> list[int]:
-        """As timm: drop the stages after the last one asked for, and the head; returns the indices."""
+        """As timm: drop the stages after the last one asked for, and the head."""
         take = take_indices(len(self.dims), indices)
         kept = max(take) + 1
         if prune_head:
             self.reset_classifier(0)
         if prune_norm or kept < len(self.dims):
-            self.classifier.norm = nn.Identity()
+            self.classifier.norm = nn.Identity()  # type: ignore[assignment]
         self.layers = self.layers[:kept]
         self.dims, self.depths = self.dims[:kept], self.depths[:kept]
         return take
@@ -286,14 +291,14 @@ class EfficientVMamba(nn.Module):
             raise ValueError(f"images have {shape[1]} channels; expected 3 (RGB){hint}")
         if min(shape[2:]) < MIN_SIZE:
             raise ValueError(
-                f"images are {shape[2]} x {shape[3]} px; both sides must be at least {MIN_SIZE} px; "
-                "resize them first"
+                f"images are {shape[2]} x {shape[3]} px; both sides must be at least "
+                f"{MIN_SIZE} px; resize them first"
             )
         weight = self.patch_embed["0"].weight
         if not x.is_floating_point():
             raise TypeError(
-                f"images have dtype {x.dtype}; expected {weight.dtype}: divide by 255, subtract the ImageNet "
-                "mean and divide by its std first (model.default_cfg has both)"
+                f"images have dtype {x.dtype}; expected {weight.dtype}: divide by 255, subtract "
+                "the ImageNet mean and divide by its std first (model.default_cfg has both)"
             )
         if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
             raise TypeError(
@@ -333,13 +338,14 @@ def set_scan(model: M, scan: str | ScanSpec, **params: Any) -> M:
 def with_scan(model: M, scan: str | ScanSpec, **params: Any) -> M:
     """A second model that runs `scan` on the same parameters and buffers; `model` is untouched.
 
-    Hooks are not taken along. Training mode, scheme and head can then differ between the two; weights cannot.
+    Hooks are not taken along. Training mode, scheme and head can then differ between the two;
+    weights cannot.
     """
     return set_scan(_twin(model, {}), scan, **params)
 
 
 def _twin(module: M, seen: dict[int, nn.Module]) -> M:
-    """A copy of the module tree whose tensors are the original's (the same `_parameters` dictionaries)."""
+    """A copy of the module tree that has the original's tensors (the same dictionaries)."""
     if id(module) in seen:
         return seen[id(module)]  # type: ignore[return-value]
     twin = copy.copy(module)
@@ -354,63 +360,8 @@ def _twin(module: M, seen: dict[int, nn.Module]) -> M:
     return twin
 
 
-# Initial weights
-
-
-def init_weights(model: nn.Module, seed: int) -> None:
-    """Fill every parameter and buffer as the authors do; each tensor's numbers depend on its name and `seed` only.
-
-    Linear: truncated normal 0.02, bias 0. Convolutions and `x_proj`: torch's default. dt, A and D: Mamba's,
-    section 3.6 of https://arxiv.org/abs/2312.00752. torch's global generator is not used.
-    """
-    with torch.no_grad():
-        for path, module in model.named_modules():
-            for name, parameter in module.named_parameters(recurse=False):
-                full = f"{path}.{name}" if path else name
-                generator = torch.Generator().manual_seed(
-                    (seed * 0x9E3779B1 + zlib.crc32(full.encode())) % 2**63
-                )
-                value = torch.empty(parameter.shape)
-                _fill(module, name, value, generator)
-                parameter.copy_(value)
-            if isinstance(module, nn.BatchNorm2d):
-                module.reset_running_stats()
-
-
-def _fill(module: nn.Module, name: str, value: Tensor, generator: torch.Generator) -> None:
-    if isinstance(module, ES2D):
-        _fill_scan(module, name, value, generator)
-    elif isinstance(module, nn.LayerNorm | nn.BatchNorm2d):
-        value.fill_(1.0 if name == "weight" else 0.0)
-    elif isinstance(module, nn.Linear):
-        if name == "weight":
-            nn.init.trunc_normal_(value, std=0.02, generator=generator)
-        else:
-            value.zero_()
-    elif isinstance(module, nn.Conv2d):
-        fan_in = module.in_channels // module.groups * math.prod(module.kernel_size)
-        value.uniform_(-(fan_in**-0.5), fan_in**-0.5, generator=generator)
-    else:
-        raise AssertionError(f"no initial values for {type(module).__name__}.{name}")
-
-
-def _fill_scan(module: ES2D, name: str, value: Tensor, generator: torch.Generator) -> None:
-    if name == "x_proj_weight":
-        value.uniform_(-(module.inner**-0.5), module.inner**-0.5, generator=generator)
-    elif name == "dt_projs_weight":
-        value.uniform_(-(module.dt_rank**-0.5), module.dt_rank**-0.5, generator=generator)
-    elif name == "dt_projs_bias":
-        value.uniform_(math.log(0.001), math.log(0.1), generator=generator)
-        dt = value.exp().clamp_(min=1e-4)
-        value.copy_(dt + torch.log(-torch.expm1(-dt)))  # inverse softplus
-    elif name == "A_logs":
-        value.copy_(torch.arange(1.0, module.d_state + 1).log().expand_as(value))
-    else:
-        value.fill_(1.0)
-
-
 def make_head(dim: int, num_classes: int) -> nn.Module:
-    """The linear head, weights truncated normal 0.02 from torch's global generator; 0 classes: identity."""
+    """The linear head, filled from torch's global generator; for 0 classes the identity."""
     if num_classes < 0:
         raise ValueError(f"num_classes={num_classes}: must be 0 (no head) or more")
     if num_classes == 0:
@@ -450,5 +401,5 @@ def _check_options(
     wrong = [s for s in evss_stages if s not in range(1, n_stages + 1)]
     if wrong or not evss_stages:
         raise ValueError(
-            f"evss_stages={tuple(evss_stages)}: name one or more stages of 1 to {n_stages}, e.g. (1, 2)"
+            f"evss_stages={tuple(evss_stages)}: name one or more of 1 to {n_stages}, e.g. (1, 2)"
         )

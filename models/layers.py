@@ -1,7 +1,8 @@
 """The building blocks of EfficientVMamba, written on channels-last tensors.
 
 Every block takes and returns `[B, H, W, C]` (contiguous); convolutions see the same memory as a
-channels-last `[B, C, H, W]` view, so nothing is copied between linear maps, norms, convolutions and the scan.
+channels-last `[B, C, H, W]` view, so nothing is copied between linear maps, norms, convolutions and
+the scan.
 
 Parameter names and shapes are those of the authors' training code
 (https://github.com/TerryPei/EfficientVMamba), so their checkpoints load strictly. Paper:
@@ -31,16 +32,16 @@ def to_nchw(x: Tensor) -> Tensor:
 
 
 def to_nhwc(x: Tensor) -> Tensor:
-    """Return `[B, C, H, W]` as contiguous `[B, H, W, C]`; a view where the memory is channels-last."""
+    """Return `[B, C, H, W]` as contiguous `[B, H, W, C]`; a view if the memory is channels-last."""
     return x.permute(0, 2, 3, 1).contiguous()
 
 
 class ConvNorm(nn.Sequential):
-    """Convolution, BatchNorm and what follows; in eval mode without gradients the norm is folded in.
+    """Convolution, BatchNorm and what follows; in eval mode without gradients they are one.
 
-    Folding scales the convolution's weights on the fly, nothing is stored: weights may change at any time and
-    threads share nothing. It is done where the weights are smaller than the map. Hooks see every step: with
-    one on any part, nothing is folded.
+    Folding scales the convolution's weights on the fly, nothing is stored: weights may change at
+    any time and threads share nothing. It is done where the weights are smaller than the map. Hooks
+    see every step: with one on any part, nothing is folded.
     """
 
     def forward(self, x: Tensor) -> Tensor:  # [B, C, H, W]
@@ -90,8 +91,8 @@ class PointwiseConv(nn.Conv2d):
 class PatchConv(nn.Conv2d):
     """Convolution whose stride is its size: patches as rows of one matrix product.
 
-    `[B, C, H, W]` in any memory layout -> `[B, D, H//P, W//P]`, channels-last; pixels beyond the last whole
-    patch are not read, as in a convolution.
+    `[B, C, H, W]` in any memory layout -> `[B, D, H//P, W//P]`, channels-last; pixels beyond the
+    last whole patch are not read, as in a convolution.
     """
 
     def __init__(self, in_channels: int, out_channels: int, patch: int) -> None:
@@ -142,7 +143,7 @@ class Scan2d(nn.Module):
 
 
 class ES2D(nn.Module):
-    """Mixer: gate and scan. `out_proj(out_norm(scan(SiLU(conv(x)))) * SiLU(z))`, `[B, H, W, C]` both ways.
+    """Mixer: `out_proj(out_norm(scan(SiLU(conv(u)))) * SiLU(z))` with (u, z) = `in_proj(x)`.
 
     Atrous scanning is section 3.1 of the paper; parameters per group are those of VMamba's SS2D.
     """
@@ -168,7 +169,8 @@ class ES2D(nn.Module):
         self.scan = Scan2d(spec, backend)
 
     def forward(self, x: Tensor) -> Tensor:
-        # Two products instead of one split product: both halves come out contiguous, nothing is copied.
+        # Two products instead of one split product: both halves come out contiguous, nothing is
+        # copied.
         weight = self.in_proj.weight
         u = F.linear(x, weight[: self.inner])
         z = F.linear(x, weight[self.inner :])
@@ -186,7 +188,7 @@ class ES2D(nn.Module):
 
 
 class ChannelGate(nn.Module):
-    """Squeeze-excitation of an EVSS block: `v * sigmoid(select(GELU(reduce(mean_HW(norm(v))))))`."""
+    """Gate of an EVSS path: `v * sigmoid(select(GELU(reduce(mean_HW(norm(v))))))`."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -206,8 +208,8 @@ class ChannelGate(nn.Module):
 class EVSSBlock(nn.Module):
     """Efficient visual state space block: residual + gated scan path + gated convolution path.
 
-    One `se` module gates both paths (section 3.2 of the paper and the authors' code). `conv_branch=False`
-    and `se=False` are the paper's ablations.
+    One `se` module gates both paths (section 3.2 of the paper and the authors' code).
+    `conv_branch=False` and `se=False` are the paper's ablations.
     """
 
     def __init__(
@@ -239,7 +241,7 @@ class EVSSBlock(nn.Module):
         return v if self.se is None else self.se(v)
 
     def forward_paths(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The three addends of the block's output, `[B, H, W, C]` each: (residual, scan, convolution).
+        """The addends of the block's output: (residual, scan, convolution), `[B, H, W, C]` each.
 
         Before drop path; without a convolution branch the last one is zeros.
         """
@@ -252,8 +254,8 @@ class EVSSBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         n_images = len(x)
         if x.device.type == "cpu" and not self.training and not torch.is_grad_enabled():
-            # Images are independent here. Tensors beyond the cache (and beyond 32 MB, where the system hands
-            # out fresh pages each time) cost more than the arithmetic on them.
+            # Images are independent here. Tensors beyond the cache (and beyond 32 MB, where the
+            # system hands out fresh pages each time) cost more than the arithmetic on them.
             n_images = max(1, CHUNK_BYTES // (2 * x[0].numel() * x.element_size()))
         if n_images < len(x) and not is_watched(self):
             return torch.cat([self._forward(part) for part in x.split(n_images)])
@@ -263,7 +265,8 @@ class EVSSBlock(nn.Module):
         if self.se is None or is_watched(self.se):
             residual, scan_path, conv_path = self.forward_paths(x)
             return residual + drop_path(scan_path + conv_path, self.drop_path, self.training)
-        # The same sum with the gates multiplied in as the paths are added: two passes instead of four.
+        # The same sum with the gates multiplied in as the paths are added: two passes instead of
+        # four.
         n = self.norm(x)
         keep = drop_path(x.new_ones(len(x), 1, 1, 1), self.drop_path, self.training)
         scan_path = self.op(n)
@@ -275,7 +278,7 @@ class EVSSBlock(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Squeeze-excitation of an inverted residual: `v * sigmoid(expand(ReLU(reduce(mean_HW(v)))))`."""
+    """Gate of an inverted residual: `v * sigmoid(expand(ReLU(reduce(mean_HW(v)))))`."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -288,7 +291,7 @@ class SqueezeExcite(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """MobileNet-style block: 1x1 expand by 4, depthwise 3x3, squeeze-excitation, 1x1 project, residual."""
+    """MobileNet's block: 1x1 expand by 4, depthwise 3x3, squeeze-excitation, 1x1, residual."""
 
     def __init__(self, dim: int, drop_path: float = 0.0) -> None:
         super().__init__()
@@ -316,7 +319,7 @@ class InvertedResidual(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Halve the map: 2x2 neighbours concatenated, normed, projected; `[B, H, W, C]` -> `[B, H/2, W/2, 2C]`."""
+    """Halve the map: 2x2 tokens to one, `[B, H, W, C]` -> `[B, H/2, W/2, 2C]`; odd sides padded."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -334,7 +337,7 @@ class PatchMerging(nn.Module):
 
 
 class EVSSStage(nn.Module):
-    """EVSS blocks, then (except in the last stage) patch merging. Names: `blocks.N`, `downsample`."""
+    """EVSS blocks `blocks.N`, then (except in the last stage) patch merging `downsample`."""
 
     def __init__(self, blocks: list[EVSSBlock], downsample: PatchMerging | None) -> None:
         super().__init__()
@@ -352,8 +355,8 @@ class EVSSStage(nn.Module):
 class InvertedStage(nn.Module):
     """Inverted residuals, then (except in the last stage) patch merging.
 
-    The authors' stage is one list in which places 0 and n+1 only change the layout: blocks are `1`..`n`,
-    merging is `n+2`. The names are kept; the layout changes are not needed here.
+    The authors' stage is one list in which places 0 and n+1 only change the layout: blocks are
+    `1`..`n`, merging is `n+2`. The names are kept; the layout changes are not needed here.
     """
 
     def __init__(self, blocks: list[InvertedResidual], downsample: PatchMerging | None) -> None:
@@ -375,7 +378,7 @@ class InvertedStage(nn.Module):
 
 
 def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
-    """Stochastic depth: drop whole samples of `x` `[B, ...]` with probability `rate`, rescale the others."""
+    """Stochastic depth: drop samples of `[B, ...]` with probability `rate`, rescale the rest."""
     if rate == 0.0 or not training:
         return x
     keep = 1.0 - rate

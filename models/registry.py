@@ -1,4 +1,4 @@
-"""The released sizes by name, `create_model`, the weights that ship, and the registration with timm."""
+"""The released sizes by name, `create_model`, the weights that ship, registration with timm."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from models.efficientvmamba import (
     MIN_SIZE,
     EfficientVMamba,
     WeightsInfo,
-    init_weights,
 )
+from models.initial_weights import init_weights
 
 WEIGHTS_DIR = Path(__file__).parent / "weights"
 DEFAULT_CLASSES = 1000
@@ -82,11 +82,12 @@ def create_model(
 ) -> EfficientVMamba:
     """A model by name, in training mode as torch makes them.
 
-    `weights`: None (random by `seed`; torch's global generator is untouched) | "default" (those that ship, by
-    scan) | path | path#entry | "hf:Org/Repo[@revision][:file][#entry]". `num_classes=None` takes the file's
-    head (1000 without a file); another number than the file's is an error unless `reset_head`, which puts a
-    new random head on. `conv_branch=False`, `se=False` (the gates of the EVSS blocks) and
-    `evss_stages=(3, 4)` are the paper's ablations. The weights' origin is in `model.weights_info`.
+    `weights`: None (random by `seed`; global generator untouched) | "default" or a name (those
+    that ship, by scan) | path | path#entry | "hf:Org/Repo[@revision][:file][#entry]".
+    `num_classes=None` takes the file's head (1000 without a file); another number than the file's
+    is an error unless `reset_head`, which puts a new random head on. `conv_branch=False`,
+    `se=False` (the gates of the EVSS blocks) and `evss_stages=(3, 4)` are the paper's ablations.
+    The weights' origin is in `model.weights_info`.
     """
     spec = model_spec(name)
     if backend not in ("auto", *backends()):
@@ -94,7 +95,8 @@ def create_model(
     scan = ScanSpec.of(scan)
     checkpoint = None if weights is None else _read(name, str(weights), scan)
     n_classes = _n_classes(checkpoint, num_classes, reset_head)
-    # Built without memory and filled afterwards: no time for, and no trace in, torch's global generator.
+    # Built without memory and filled afterwards: no time for, and no trace in, torch's global
+    # generator.
     with torch.device("meta"):
         model = EfficientVMamba(
             spec.dims,
@@ -151,9 +153,10 @@ def tensors_sha256(model: nn.Module) -> str:
 
 
 def _read(name: str, weights: str, scan: ScanSpec) -> Checkpoint:
-    if weights != "default":
-        return read_checkpoint(weights)
     shipped = available_weights(name)
+    chosen = next((w for w in shipped if w.name == weights), None)
+    if chosen is None and weights != "default":
+        return read_checkpoint(weights)
     if not shipped:
         others = [f"{w.name} for {m}" for m in SPECS for w in available_weights(m)]
         raise CheckpointError(
@@ -161,7 +164,8 @@ def _read(name: str, weights: str, scan: ScanSpec) -> Checkpoint:
             f"shipped: {', '.join(others) if others else 'none in this version'}. "
             "Use weights=None for random ones, or give a path or 'hf:Org/Repo'"
         )
-    chosen = next((w for w in shipped if w.trained_scan == str(scan)), shipped[0])
+    if chosen is None:
+        chosen = next((w for w in shipped if w.trained_scan == str(scan)), shipped[0])
     checkpoint = read_checkpoint(str(shipped_path(chosen.name)))
     return replace(checkpoint, info=replace(chosen, sha256=checkpoint.info.sha256))
 
@@ -187,8 +191,8 @@ def _n_classes(checkpoint: Checkpoint | None, asked: int | None, reset_head: boo
     if asked is not None and asked != own:
         holds = f"has a head for {own} classes" if own else "has no head (0 classes)"
         raise CheckpointError(
-            f"{checkpoint.info.name} {holds}, num_classes={asked} was asked for; leave num_classes out to "
-            "take the file's, or pass reset_head=True for a new random head"
+            f"{checkpoint.info.name} {holds}, num_classes={asked} was asked for; leave num_classes "
+            "out to take the file's, or pass reset_head=True for a new random head"
         )
     return own
 
@@ -228,7 +232,7 @@ def _timm_cfg(name: str, model: EfficientVMamba) -> dict[str, Any]:
 
 
 def _entrypoint(name: str) -> Callable[..., nn.Module]:
-    """The function that `timm.create_model(name, ...)` calls; timm's own arguments in timm's meaning."""
+    """What `timm.create_model(name, ...)` calls; timm's own arguments in timm's meaning."""
 
     def build(
         pretrained: bool = False,
@@ -246,8 +250,8 @@ def _entrypoint(name: str) -> Callable[..., nn.Module]:
         del pretrained_cfg, cache_dir, img_size  # nothing is downloaded, and any image size runs
         if in_chans != 3 or global_pool != "avg" or drop_rate != 0.0:
             raise ValueError(
-                f"in_chans={in_chans}, global_pool={global_pool!r}, drop_rate={drop_rate}: this network takes "
-                "3 channels, pools by 'avg' and has no dropout before the head (use drop_path_rate)"
+                f"in_chans={in_chans}, global_pool={global_pool!r}, drop_rate={drop_rate}: this "
+                "network takes 3 channels, pools by 'avg' and has no dropout (use drop_path_rate)"
             )
         if pretrained:
             options.setdefault("weights", (pretrained_cfg_overlay or {}).get("file", "default"))
@@ -259,7 +263,7 @@ def _entrypoint(name: str) -> Callable[..., nn.Module]:
             return model
         from timm.models._features import FeatureGetterNet
 
-        return FeatureGetterNet(model, out_indices=out_indices or tuple(range(len(model.dims))))
+        return FeatureGetterNet(model, out_indices=tuple(out_indices or range(len(model.dims))))
 
     build.__name__ = build.__qualname__ = name
     build.__doc__ = SPECS[name].description
