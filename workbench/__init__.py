@@ -1,3 +1,3 @@
-"""EfficientVMamba Workbench: scan paths, receptive fields, attribution and kernel profiles, linked."""
+"""EfficientVMamba Workbench: scan paths, receptive fields, attribution and profiles, linked."""
 
 __version__ = "0.1.0"

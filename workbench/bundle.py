@@ -9,7 +9,7 @@ from workbench import permalink
 from workbench.export import save_results
 from workbench.figures.paper import render
 from workbench.photos import prepare
-from workbench.progress import CancelToken, Progress
+from workbench.progress import CancelToken, result_of
 from workbench.runtime import Workbench
 from workbench.view import View
 
@@ -19,22 +19,15 @@ N_ERF_IMAGES = 8
 def compute_all(wb: Workbench, view: View, token: CancelToken | None = None) -> dict[str, Any]:
     """Results of the four panels by name; from the cache where the page has shown them."""
 
-    def last(items: Any) -> Any:
-        result = None
-        for item in items:
-            if not isinstance(item, Progress):
-                result = item
-        return result
-
     return {
         "scan_a": wb.scan(view, "a"),
         "scan_b": wb.scan(view, "b"),
         "prediction": wb.predict(view, "a"),
         "attribution": wb.attribution(view, "a", token),
-        "profile_a": last(wb.profile(view, "a", token)),
-        "profile_b": last(wb.profile(view, "b", token)),
-        "erf_a": last(wb.erf(view, "a", N_ERF_IMAGES, token)),
-        "erf_b": last(wb.erf(view, "b", N_ERF_IMAGES, token)),
+        "profile_a": result_of(wb.profile(view, "a", token)),
+        "profile_b": result_of(wb.profile(view, "b", token)),
+        "erf_a": result_of(wb.erf(view, "a", N_ERF_IMAGES, token)),
+        "erf_b": result_of(wb.erf(view, "b", N_ERF_IMAGES, token)),
     }
 
 

@@ -1,7 +1,7 @@
 """Errors that a user of the workbench can act on.
 
-Every message says what was given, what is allowed and what to do next. `ui/handlers.py` and `cli.py`
-show the message as it is; any other exception is a defect of ours and is logged with its traceback.
+Every message says what was given, what is allowed and what to do next. The page and the command
+line show it as it is; any other exception is a defect of ours and is logged with its traceback.
 """
 
 from __future__ import annotations

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from workbench.errors import CancelledError
 
@@ -54,3 +56,12 @@ class Pace:
         if done > 0:
             left = (time.perf_counter() - self.started) / done * (self.total - done)
         return Progress(done, self.total, what, left)
+
+
+def result_of(items: Iterator[Any]) -> Any:
+    """The last result of a generator of progress and growing results."""
+    result = None
+    for item in items:
+        if not isinstance(item, Progress):
+            result = item
+    return result

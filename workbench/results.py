@@ -1,8 +1,8 @@
 """Frozen results: what an analysis returns, a figure draws and an export file holds.
 
-A result is numpy arrays and plain values, never torch, so a picture can be rebuilt from an exported file
-on a machine without torch. Coordinates are `(y, x)`. `stage` is 1-based. "Input pixels" are pixels of the
-network's input after crop and resize; `Provenance.crop` maps them back to the original photo.
+A result is numpy arrays and plain values, never torch, so a picture can be rebuilt from an exported
+file on a machine without torch. Coordinates are `(y, x)`. `stage` is 1-based. "Input pixels" are
+pixels of the network's input after crop and resize; `Provenance.crop` maps them back to the photo.
 """
 
 from __future__ import annotations
@@ -55,16 +55,18 @@ class ScanResult:
     stride: int  # input pixels per token
     n_blocks: int
     has_scan: bool
-    note: str  # where has_scan is False: why; else what a reader must know (pads, unusual step, swapped scheme)
+    note: str  # without a scan: why; else what a reader must know (pads, step, swapped scheme)
     index: np.ndarray  # int32 [K, L]: token id y*W+x at each step, -1 = pad; [0, 0] without a scan
     parameter_set: np.ndarray  # int32 [K]
     merge: str  # "place" | "sum" | ""
-    is_verified: bool  # the order below was read back from the running operator and agrees with the table
+    is_verified: (
+        bool  # the order below was read back from the running operator and agrees with the table
+    )
     disagreement: str  # the first difference where it does not
     metrics: dict[str, float | int]
-    # metrics keys: n_sequences, length, tokens_scanned, n_pads, visits_min, visits_max, mean_reach (0..1, of the
-    # pure scan), max_reach, farthest_steps, mean_jump (Manhattan, tokens), max_jump, n_jumps (steps longer than
-    # the scheme's own spacing)
+    # metrics keys: n_sequences, length, tokens_scanned, n_pads, visits_min, visits_max, mean_reach
+    # (0..1, of the pure scan), max_reach, farthest_steps, mean_jump (Manhattan, tokens), max_jump,
+    # n_jumps (steps longer than the scheme's own spacing)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,9 +84,10 @@ class ErfResult:
     n_images: int
     image_names: tuple[str, ...]
     metrics: dict[str, float]
-    # metrics keys: area50, area90 (highest-density area / image area), radius50_px, radius90_px, square20, square30,
-    # square50, square99 (RepLKNet's centred-square area ratio on raw mass; nan if not reached), com_y_px, com_x_px,
-    # nonzero (share of pixels with any gradient), level50, level90 (mass level of the contour lines)
+    # metrics keys: area50, area90 (highest-density area / image area), radius50_px, radius90_px,
+    # square20, square30, square50, square99 (RepLKNet's centred-square area ratio on raw mass; nan
+    # if not reached), com_y_px, com_x_px, nonzero (share of pixels with any gradient), level50,
+    # level90 (mass per pixel at the edge of the densest area)
     is_final: bool = True
     note: str = ""
 
@@ -93,8 +96,8 @@ class ErfResult:
 class BlockEvidence:
     """How much of the evidence for the target came through each path of one EVSS block.
 
-    With g the gradient of the target logit at the block's sum: scan = sum g*SE(op), conv = sum g*SE(conv),
-    residual = sum g*x; the three add up to total = sum g*output (error says how exactly).
+    With g the gradient of the target logit at the block's sum: scan = sum g*SE(op), conv = sum
+    g*SE(conv), residual = sum g*x; they add up to total = sum g*output (error says how exactly).
     """
 
     stage: int

@@ -11,10 +11,10 @@ STAGES = (1, 2, 3, 4)
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What the user looks at. Names are registry names; `y, x` are tokens of `stage`, `(y, x)` order.
+    """What the user looks at. Names are registry names; `y, x` are a token of `stage`.
 
-    `y` and `x` are None for "the centre token" (H // 2, W // 2). `target` is a class index, None for
-    the most probable class. `scan_a` and `scan_b` are `kernels.ScanSpec` texts.
+    `y` and `x` are None for "the centre token" (H // 2, W // 2). `target` is a class index, None
+    for the most probable class. `scan_a` and `scan_b` are `kernels.ScanSpec` texts.
     """
 
     model: str = "efficientvmamba_tiny"

@@ -18,7 +18,6 @@ from workbench.figures.scan import encode_order, locate
 from workbench.figures.theme import block_sum, ordinal, percent, resolve, scan_short, significant
 
 SCRIPT = Path(__file__).parents[2] / "workbench" / "ui" / "components" / "scan_player.js"
-FOCUS = {"stage": 1, "y": 8, "x": 8, "stride": 4}
 
 
 def size_of(panel: dict) -> int:
@@ -112,7 +111,7 @@ def test_density_level_holds_the_share() -> None:
 
 
 def test_attribution_scale_compares_areas(attribution, rgb: np.ndarray) -> None:
-    panel = attribution_panel(attribution, rgb, FOCUS)
+    panel = attribution_panel(attribution, rgb)
     for values, stride in zip(attribution.maps, attribution.strides, strict=True):
         np.testing.assert_allclose(per_area(values, stride), 1.0)
     assert {m["figure"]["data"][0]["zmax"] for m in panel["maps"]} == {1.0}
@@ -127,14 +126,14 @@ def test_attribution_scale_compares_areas(attribution, rgb: np.ndarray) -> None:
 
 def test_profile_shows_no_time_for_a_wrong_output() -> None:
     good, wrong = profile_result("es2d:step=2"), profile_result("ss2d", 2, is_correct=False)
-    panel = profile_panel(good, wrong, FOCUS)
+    panel = profile_panel(good, wrong)
     assert "bars" not in panel
     assert "ms" not in json.dumps(panel["sentence"])
     assert panel["badges"][1]["tone"] == "bad"
 
 
 def test_profile_bars_start_at_zero_and_add_up() -> None:
-    panel = profile_panel(profile_result("es2d:step=2"), profile_result("ss2d", 2), FOCUS)
+    panel = profile_panel(profile_result("es2d:step=2"), profile_result("ss2d", 2))
     segments = panel["bars"]["bars"][0]["segments"]
     assert sum(s["ms"] for s in segments) == pytest.approx(30.0)
     assert panel["sentence"] == (

@@ -96,8 +96,8 @@ def _sentence(result: AttributionResult) -> str:
     return text
 
 
-def attribution_panel(result: AttributionResult, rgb: np.ndarray, focus: Json) -> Json:
-    """The panel for one class; `focus` is {"stage", "y", "x", "stride"}."""
+def attribution_panel(result: AttributionResult, rgb: np.ndarray) -> Json:
+    """The panel for one class; `rgb` is the network input `[H, W, 3]` uint8."""
     height, width = result.provenance.input_size
     maps, top = _maps(result, rgb)
     target = f"“{result.target_name}” ({percent(result.probability)})"
@@ -105,7 +105,6 @@ def attribution_panel(result: AttributionResult, rgb: np.ndarray, focus: Json) -
         "id": "attribution",
         "title": "Attribution",
         "badges": [{"text": f"{result.method} for {target}", "tone": "muted"}],
-        "focus": focus,
         "input": [height, width],
         "maps": maps,
         "scale": {

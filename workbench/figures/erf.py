@@ -155,7 +155,7 @@ def erf_panel(a: ErfResult, b: ErfResult) -> Json:
         "id": "erf",
         "title": "Effective receptive field",
         "badges": [{"text": f"stage {a.stage}, token ({a.y}, {a.x}), {images}", "tone": "muted"}],
-        "focus": {"stage": a.stage, "y": a.y, "x": a.x, "stride": a.stride},
+        "stage": a.stage,
         "input": [height, width],
         "maps": [_map("a", a, zmax, cell), _map("b", b, zmax, cell), _difference(a, b, cell)],
         "scale": {

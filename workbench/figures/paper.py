@@ -191,10 +191,9 @@ def profile_figure(a: ProfileResult, b: ProfileResult) -> Figure:
                 height=0.6,
             )
             if stage["ms"] > 0.06 * a.p50_ms:
-                axes.text(
-                    start + stage["ms"] / 2,
-                    label,
+                axes.annotate(
                     stage["name"],
+                    (start + stage["ms"] / 2, label),
                     ha="center",
                     va="center",
                     fontsize=6,

@@ -50,14 +50,13 @@ def _wrong(result: ProfileResult) -> str:
     )
 
 
-def profile_panel(a: ProfileResult, b: ProfileResult, focus: Json) -> Json:
+def profile_panel(a: ProfileResult, b: ProfileResult) -> Json:
     """The panel for schemes A and B; no times where an output differs from the reference."""
     wrong = [r for r in (a, b) if not r.is_correct]
     how = f"one forward, batch {a.batch}, median of {a.repeats}"
     panel: Json = {
         "id": "profile",
         "title": "Profile",
-        "focus": focus,
         "badges": [{"text": how, "tone": "muted"}],
         "notes": [r.note for r in (a, b) if r.note],
     }

@@ -113,7 +113,7 @@ def scan_panel(a: ScanResult, b: ScanResult, rgb: np.ndarray, y: int, x: int) ->
     panel: Json = {
         "id": "scan",
         "title": "Scan paths",
-        "focus": {"stage": a.stage, "y": y, "x": x, "stride": a.stride},
+        "stage": a.stage,
         "input": [height, width],
     }
     if not a.has_scan:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+import inspect
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,35 @@ import gradio as gr
 import numpy as np
 
 import kernels
+from workbench.bundle import N_ERF_IMAGES, write_bundle
 from workbench.errors import BadInputError, WorkbenchError
-from workbench.progress import Progress
+from workbench.progress import result_of
+from workbench.results import (
+    AttributionResult,
+    ErfResult,
+    PredictionResult,
+    ProfileResult,
+    ScanResult,
+)
 from workbench.runtime import Workbench
 from workbench.view import View
 
 SIGNIFICANT_DIGITS = 6
+DEFAULT = View()
+PARAMETERS: dict[str, tuple[Any, Any]] = {  # name -> (type, default) of the published signatures
+    "model": (str, DEFAULT.model),
+    "weights": (str, DEFAULT.weights),
+    "image": (str, DEFAULT.photo),
+    "size": (int, DEFAULT.size),
+    "fit": (str, DEFAULT.fit),
+    "scan": (str, DEFAULT.scan_a),
+    "scan_b": (str, DEFAULT.scan_b),
+    "stage": (int, DEFAULT.stage),
+    "y": (int | None, None),
+    "x": (int | None, None),
+    "target": (int | None, None),
+    "images": (int, N_ERF_IMAGES),
+}
 
 
 def plain(value: Any) -> Any:
@@ -44,15 +67,6 @@ def plain(value: Any) -> Any:
     return value
 
 
-def last(items: Iterator[Any]) -> Any:
-    """The result at the end of a generator of progress and running results."""
-    result = None
-    for item in items:
-        if not isinstance(item, Progress):
-            result = item
-    return result
-
-
 def image_id(wb: Workbench, image: str) -> str:
     """Gallery name, or the id of the photo in a data URI."""
     if not isinstance(image, str):
@@ -69,155 +83,105 @@ def image_id(wb: Workbench, image: str) -> str:
     return wb.photos.add(data, "image sent to the API").id
 
 
-def spoken(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """Our errors reach the client as their sentence, without a traceback."""
+def check_type(name: str, value: object) -> None:
+    """Raise `BadInputError` where a client sent another type than the published one."""
+    kind = PARAMETERS[name][0]
+    if isinstance(value, bool) or not isinstance(value, kind):
+        words = {str: "text", int: "a whole number"}.get(kind, "a whole number or null")
+        raise BadInputError(f"{name} is {str(value)[:40]!r}; give {words}.")
 
-    @wraps(fn)
-    def endpoint(*args: Any, **kwargs: Any) -> Any:
+
+def endpoint(fn: Callable[..., Any], *names: str) -> Callable[..., dict]:
+    """A function with the typed signature that `gr.api` publishes; it calls `fn(**arguments)`.
+
+    Our errors reach the client as their sentence, without a traceback.
+    """
+
+    def call(*args: Any, **kwargs: Any) -> dict:
+        arguments = bound.bind(*args, **kwargs)
+        arguments.apply_defaults()
         try:
-            return fn(*args, **kwargs)
+            for name, value in arguments.arguments.items():
+                check_type(name, value)
+            return plain(fn(**arguments.arguments))
         except (WorkbenchError, ValueError) as error:
             raise gr.Error(str(error), print_exception=False) from None
 
-    return endpoint
+    parameters = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            default=PARAMETERS[name][1],
+            annotation=PARAMETERS[name][0],
+        )
+        for name in names
+    ]
+    bound = inspect.Signature(parameters, return_annotation=dict)
+    call.__signature__ = bound  # type: ignore[attr-defined]
+    call.__annotations__ = {name: PARAMETERS[name][0] for name in names} | {"return": dict}
+    call.__doc__ = fn.__doc__
+    return call
 
 
 def add_api(wb: Workbench) -> None:
     """Register the endpoints; called inside the Blocks context."""
-    d = View()
 
-    def view_of(
-        model: str,
-        weights: str,
-        image: str,
-        size: int,
-        fit: str,
-        scan: str,
-        stage: int = d.stage,
-        y: int | None = None,
-        x: int | None = None,
-        target: int | None = None,
-    ) -> View:
-        view = View(
-            model, weights, image_id(wb, image), size, fit, scan, d.scan_b, stage, y, x, target
-        )
-        return wb.resolve(view)
+    def view_of(image: str, scan: str, **fields: Any) -> View:
+        return wb.resolve(View(photo=image_id(wb, image), scan_a=scan, **fields))
 
-    def info() -> dict:
+    def info() -> dict[str, Any]:
         """What can be asked for: models, their weights, scans, gallery photos, kernel backends."""
-        return plain(
-            {
-                "models": wb.models(),
-                "weights": {m.name: wb.weights(m.name) for m in wb.models()},
-                "scans": wb.scans(),
-                "images": [
-                    {"id": p.id, "title": p.title, "credit": p.credit, "licence": p.licence}
-                    for p in wb.photos.list()
-                ],
-                "backends": kernels.backends(),
-                "device": wb.describe(wb.resolve(d)).device_label,
-            }
-        )
+        return {
+            "models": wb.models(),
+            "weights": {m.name: wb.weights(m.name) for m in wb.models()},
+            "scans": wb.scans(),
+            "images": [
+                {"id": p.id, "title": p.title, "credit": p.credit, "licence": p.licence}
+                for p in wb.photos.list()
+            ],
+            "backends": kernels.backends(),
+            "device": wb.describe(View()).device_label,
+        }
 
-    def predict(
-        model: str = d.model,
-        weights: str = d.weights,
-        image: str = d.photo,
-        size: int = d.size,
-        fit: str = d.fit,
-        scan: str = d.scan_a,
-    ) -> dict:
+    def predict(**arguments: Any) -> PredictionResult:
         """Class probabilities of one photo."""
-        return plain(wb.predict(view_of(model, weights, image, size, fit, scan), "a"))
+        return wb.predict(view_of(**arguments))
 
-    def scan_(
-        model: str = d.model,
-        weights: str = d.weights,
-        image: str = d.photo,
-        size: int = d.size,
-        fit: str = d.fit,
-        scan: str = d.scan_a,
-        stage: int = d.stage,
-    ) -> dict:
+    def scan(**arguments: Any) -> ScanResult:
         """Scan path of one stage, read back from the operator that runs, with its metrics."""
-        return plain(wb.scan(view_of(model, weights, image, size, fit, scan, stage), "a"))
+        return wb.scan(view_of(**arguments))
 
-    def erf(
-        model: str = d.model,
-        weights: str = d.weights,
-        image: str = d.photo,
-        size: int = d.size,
-        fit: str = d.fit,
-        scan: str = d.scan_a,
-        stage: int = d.stage,
-        y: int | None = None,
-        x: int | None = None,
-        images: int = 8,
-    ) -> dict:
+    def erf(images: int, **arguments: Any) -> ErfResult:
         """Effective receptive field of token (y, x) of a stage, mean over `images` photos."""
-        view = view_of(model, weights, image, size, fit, scan, stage, y, x)
-        return plain(last(wb.erf(view, "a", images)))
+        return result_of(wb.erf(view_of(**arguments), "a", images))
 
-    def attribution(
-        model: str = d.model,
-        weights: str = d.weights,
-        image: str = d.photo,
-        size: int = d.size,
-        fit: str = d.fit,
-        scan: str = d.scan_a,
-        target: int | None = None,
-    ) -> dict:
+    def attribution(**arguments: Any) -> AttributionResult:
         """Grad-CAM of the four stages and the evidence through each path of each EVSS block."""
-        view = view_of(model, weights, image, size, fit, scan, target=target)
-        return plain(wb.attribution(view, "a"))
+        return wb.attribution(view_of(**arguments))
 
-    def profile(
-        model: str = d.model,
-        weights: str = d.weights,
-        image: str = d.photo,
-        size: int = d.size,
-        fit: str = d.fit,
-        scan: str = d.scan_a,
-    ) -> dict:
+    def profile(**arguments: Any) -> ProfileResult:
         """Time of one forward pass per block and operator, after a check against the reference."""
-        return plain(last(wb.profile(view_of(model, weights, image, size, fit, scan), "a")))
+        return result_of(wb.profile(view_of(**arguments)))
 
-    def export(
-        model: str = d.model,
-        weights: str = d.weights,
-        image: str = d.photo,
-        size: int = d.size,
-        fit: str = d.fit,
-        scan: str = d.scan_a,
-        scan_b: str = d.scan_b,
-        stage: int = d.stage,
-        y: int | None = None,
-        x: int | None = None,
-        target: int | None = None,
-    ) -> dict:
+    def export(**arguments: Any) -> dict[str, str]:
         """The four panels as one zip (JSON, npz, PNG): {"name", "base64"}."""
-        from workbench.bundle import write_bundle
-
-        view = View(
-            model, weights, image_id(wb, image), size, fit, scan, scan_b, stage, y, x, target
-        )
         with tempfile.TemporaryDirectory() as folder:
-            path = write_bundle(wb, wb.resolve(view), Path(folder))
+            path = write_bundle(wb, view_of(**arguments), Path(folder))
             return {"name": path.name, "base64": base64.b64encode(path.read_bytes()).decode()}
 
-    endpoints = {
-        "info": info,
-        "predict": predict,
-        "scan": scan_,
-        "erf": erf,
-        "attribution": attribution,
-        "profile": profile,
-        "export": export,
-    }
-    for name, fn in endpoints.items():
+    what = ("model", "weights", "image", "size", "fit", "scan")
+    for fn, names in (
+        (info, ()),
+        (predict, what),
+        (scan, (*what, "stage")),
+        (erf, (*what, "stage", "y", "x", "images")),
+        (attribution, (*what, "target")),
+        (profile, what),
+        (export, (*what, "scan_b", "stage", "y", "x", "target")),
+    ):
         gr.api(
-            spoken(fn),
-            api_name=name,
+            endpoint(fn, *names),
+            api_name=fn.__name__,
             api_description=fn.__doc__,
             concurrency_id="device",
             concurrency_limit=8,

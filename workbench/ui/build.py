@@ -23,7 +23,7 @@ from workbench.ui.components.plotly_panel import (
 )
 from workbench.ui.first_paint import stored_panels
 from workbench.ui.handlers import MOST_PROBABLE, Handlers
-from workbench.ui.panels import TITLES
+from workbench.ui.panels import TITLES, focus_of
 from workbench.ui.state import Sessions
 from workbench.view import FITS, SIZES, STAGES, View
 
@@ -195,7 +195,9 @@ def build_app(settings: Settings, wb: Workbench | None = None) -> gr.Blocks:
         with gr.Column(elem_id="wb-grid"):
             for name in ("scan", "erf", "attribution", "profile"):
                 c[name] = PlotlyPanel(stored.get(name), elem_id=f"wb-{name}")
-        c["status"] = Status(elem_id="wb-status")
+        c["status"] = Status(
+            {"link": "", "focus": focus_of(wb, view), "panels": {}}, elem_id="wb-status"
+        )
         add_api(wb)  # first, so that no event of the page takes a public name
         _events(handlers, c)
     return demo

@@ -58,15 +58,9 @@ def _panels(wb: Workbench, path: Path) -> dict[str, dict[str, Any]]:
         raise KeyError(f"the photo {photo.id} is not the one of the stored example")
     height, width = provenance.input_size
     rgb = prepare(photo, max(height, width), "crop" if height == width else "whole").rgb
-    focus = {
-        "stage": erfs[0].stage,
-        "y": erfs[0].y,
-        "x": erfs[0].x,
-        "stride": erfs[0].stride,
-    }
     return {
-        "scan": scan_panel(scans[0], scans[1], rgb, focus["y"], focus["x"]),
+        "scan": scan_panel(scans[0], scans[1], rgb, erfs[0].y, erfs[0].x),
         "erf": erf_panel(erfs[0], erfs[1]),
-        "attribution": attribution_panel(attribution, rgb, focus),
-        "profile": profile_panel(profiles[0], profiles[1], focus),
+        "attribution": attribution_panel(attribution, rgb),
+        "profile": profile_panel(profiles[0], profiles[1]),
     }

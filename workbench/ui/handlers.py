@@ -124,9 +124,9 @@ class Handlers:
         token = self.sessions.start(session)
         shown = dict(shown or {})
         waiting = {name: {"text": "waiting"} for name in ORDER}
-        link = permalink.write(view)
+        fixed = {"link": permalink.write(view), "focus": focus_of(self.wb, view)}
         try:
-            yield {"status": dump({"link": link, "panels": waiting})}
+            yield {"status": dump(fixed | {"panels": waiting})}
             yield self._header(view)
             for name in ORDER:
                 for update in self._updates(name, view, token):
@@ -139,10 +139,10 @@ class Handlers:
                     if update.payload and shown.get(name) != update.payload.get("result_id"):
                         shown[name] = update.payload.get("result_id", "")
                         changes |= {name: dump(update.payload), "shown": dict(shown)}
-                    yield changes | {"status": dump({"link": link, "panels": waiting})}
+                    yield changes | {"status": dump(fixed | {"panels": waiting})}
         except CancelledError:
             if self.sessions.is_current(session, token):  # else a newer run owns the page now
-                yield {"status": dump({"link": link, "panels": {}})}
+                yield {"status": dump(fixed | {"panels": {}})}
         finally:
             self.sessions.end(session, token)
 
@@ -162,11 +162,11 @@ class Handlers:
         except CancelledError:
             raise
         except (WorkbenchError, ValueError) as error:
-            yield failed(name, TITLES[name], str(error), focus_of(self.wb, view))
+            yield failed(name, TITLES[name], str(error))
         except Exception:
             log.exception("panel %s of %s", name, view)
             text = "Something went wrong on our side; the server's log has the details."
-            yield failed(name, TITLES[name], text, focus_of(self.wb, view))
+            yield failed(name, TITLES[name], text)
 
     def _header(self, view: View) -> Updates:
         header = self.wb.describe(view)
@@ -249,5 +249,6 @@ class Handlers:
     @staticmethod
     def _integer(value: object, default: int | None = None) -> Any:
         """A number from the browser, which may send anything."""
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return int(value) if is_number and abs(value) < 1e6 else default  # type: ignore[call-overload]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e6:
+            return default
+        return int(value)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from workbench.bundle import N_ERF_IMAGES
 from workbench.figures import attribution_panel, erf_panel, profile_panel, scan_panel
 from workbench.photos import prepare
 from workbench.progress import CancelToken, Progress
@@ -18,7 +19,6 @@ from workbench.runtime import Workbench
 from workbench.view import View
 
 ORDER = ("scan", "attribution", "profile", "erf")  # cheap first
-N_ERF_IMAGES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +53,11 @@ def input_rgb(wb: Workbench, view: View) -> np.ndarray:
     return prepare(wb.photos.get(view.photo), view.size, view.fit).rgb
 
 
-def failed(panel: str, title: str, message: str, focus: dict[str, int]) -> Update:
+def failed(panel: str, title: str, message: str) -> Update:
     payload = {
         "id": panel,
         "title": title,
         "badges": [{"text": "not computed", "tone": "bad"}],
-        "focus": focus,
         "input": [1, 1],
         "empty": {"title": "Not computed", "text": message},
         "sentence": "",
@@ -81,7 +80,7 @@ def scan_updates(wb: Workbench, view: View, token: CancelToken) -> Iterator[Upda
 def attribution_updates(wb: Workbench, view: View, token: CancelToken) -> Iterator[Update]:
     yield Update("attribution", text="forward and backward", share=0.3)
     result = wb.attribution(view, "a", token)
-    yield done(attribution_panel(result, input_rgb(wb, view), focus_of(wb, view)))
+    yield done(attribution_panel(result, input_rgb(wb, view)))
 
 
 def profile_updates(wb: Workbench, view: View, token: CancelToken) -> Iterator[Update]:
@@ -93,7 +92,7 @@ def profile_updates(wb: Workbench, view: View, token: CancelToken) -> Iterator[U
                 yield Update("profile", text=_words(item), share=share)
             else:
                 results[which] = item
-    yield done(profile_panel(results["a"], results["b"], focus_of(wb, view)))
+    yield done(profile_panel(results["a"], results["b"]))
 
 
 def erf_updates(wb: Workbench, view: View, token: CancelToken) -> Iterator[Update]:

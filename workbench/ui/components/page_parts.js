@@ -114,7 +114,7 @@ window.WorkbenchParts.page = ({ el, send }) => {
   /* A pasted or dropped image goes the same way as an uploaded one. */
   function bridgeUploads() {
     const hand = (files) => {
-      const input = document.querySelector("#wb-upload input[type=file], input[type=file]#wb-upload");
+      const input = document.querySelector("input[type=file][data-testid$='-upload-button']");
       const images = [...files].filter((file) => file.type.startsWith("image/"));
       if (!input || !images.length) return false;
       const transfer = new DataTransfer();

@@ -244,7 +244,7 @@
     readout(point) {
       if (!point) return void (this.tip.hidden = true);
       const cell = this.spec.cell;
-      const stage = this.spec.stage || this.panel.payload.focus.stage;
+      const stage = this.spec.stage || this.panel.payload.stage;
       let text = `stage ${stage} · row ${Math.floor(point.y / cell)}, column ${Math.floor(point.x / cell)}`;
       const read = this.spec.read;
       if (read && this.grid) {
@@ -303,7 +303,6 @@
       if (payload.notes && payload.notes.length) {
         this.sentence.append(" ", el("span", { class: "wb-note", text: payload.notes.join(" "), title: payload.notes.join("\n") }));
       }
-      if (payload.focus) focus = payload.focus;
       this.build();
       overlays();
     }
@@ -470,7 +469,12 @@
         for (const view of this.maps.values()) if (view.spec) view.draw();
         this.drawChart();
         if (this.player && this.player.sequences) this.player.paintStrip();
-      } else if (detail.kind === "status") this.status(detail.status);
+      } else if (detail.kind === "status") {
+        this.status(detail.status);
+        if (this.player && !this.payload.empty) this.player.follow();
+        this.overlays();
+        this.markStage();
+      }
     }
 
     status(status) {
@@ -499,6 +503,7 @@
   document.addEventListener("wb", ({ detail }) => {
     if (detail.kind === "hover") hover = { y: detail.y, x: detail.x };
     if (detail.kind === "leave") hover = null;
+    if (detail.kind === "status" && detail.status.focus) focus = detail.status.focus;
   });
   new MutationObserver(() => send({ kind: "theme" })).observe(document.body, {
     attributes: true, attributeFilter: ["class"],

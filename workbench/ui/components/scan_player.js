@@ -121,7 +121,7 @@ window.WorkbenchParts.player = ({ el, send, css, focus }) => {
     /* The strip follows the group that holds the focus. */
     follow() {
       const now = focus();
-      const isHere = now && now.stage === this.panel.payload.focus.stage;
+      const isHere = now && now.stage === this.panel.payload.stage;
       const at = isHere && this.locate(now.y, now.x);
       if (at) this.group = at.group;
       this.changed();
