@@ -20,6 +20,7 @@ from kernels.simd import (
     at_least,
     at_most,
     clamp_exponent,
+    column,
     fetch_and_add,
     finish_sums,
     fma,
@@ -183,6 +184,11 @@ def _softplus_tile(steps, gates, slopes):
             store(slopes, t * LANES, slope)
 
 
+@_call
+def _transpose(source, source_stride, n_rows, n_columns, target, target_stride, n_stored):
+    transpose(source, source_stride, n_rows, n_columns, target, target_stride, n_stored)
+
+
 @_inline
 def _clear(target, n_vectors):
     for i in range(n_vectors):
@@ -198,106 +204,108 @@ def _quads(n):
 @_inline
 def _token_row(p, b, k, t):
     """Row of the map that step t reads, or -1 at a pad."""
-    token = load_int(p[INDEX], k * p[LENGTH] + t)
-    return b * p[TOKENS] + token if token >= 0 else np.int64(-1)
+    token = load_int(column(p, INDEX), k * column(p, LENGTH) + t)
+    return b * column(p, TOKENS) + token if token >= 0 else np.int64(-1)
 
 
 @_call
 def _pack_parameters(p, k, v, decay, weight):
     """A of 16 channels times log2(e) as `[N padded to 4, 16]` and the dt weights as `[R, 16]`."""
-    n_valid = min(p[CHANNELS] - v * LANES, LANES)
-    first = load_int(p[SETS], k) * p[CHANNELS] + v * LANES
-    n_states = p[STATES]
+    n_valid = min(column(p, CHANNELS) - v * LANES, LANES)
+    first = load_int(column(p, SETS), k) * column(p, CHANNELS) + v * LANES
+    n_states = column(p, STATES)
     _clear(decay, 4 * _quads(n_states))
     for n in range(0, n_states, LANES):
         width = min(n_states - n, LANES)
-        source = p[A_IN] + 4 * (first * n_states + n)
-        transpose(source, n_states, n_valid, width, decay + _VECTOR * n, LANES, LANES)
+        source = column(p, A_IN) + 4 * (first * n_states + n)
+        _transpose(source, n_states, n_valid, width, decay + _VECTOR * n, LANES, LANES)
     for n in range(n_states):
         a = load(decay, n * LANES)
-        if p[IS_MAP]:
+        if column(p, IS_MAP):
             a = splat(_ZERO) - _exp(a)
         # A NaN of this sign makes exp2 infinite, and infinity times the first state, 0, is NaN again.
         a = where_ordered(a, a * splat(_LOG2E), splat(_NAN))
         store(decay, n * LANES, a)
-    for r in range(0, p[RANK], LANES):
-        width = min(p[RANK] - r, LANES)
-        source = p[DT_WEIGHT] + 4 * (first * p[RANK] + r)
-        transpose(source, p[RANK], n_valid, width, weight + _VECTOR * r, LANES, LANES)
+    for r in range(0, column(p, RANK), LANES):
+        width = min(column(p, RANK) - r, LANES)
+        source = column(p, DT_WEIGHT) + 4 * (first * column(p, RANK) + r)
+        _transpose(source, column(p, RANK), n_valid, width, weight + _VECTOR * r, LANES, LANES)
 
 
 @_call
 def _read_bc(p, b, k, t0, steps, bc):
     """B and C of a chunk as `[steps, 2 * (N padded to 4)]`, 0 in the padding."""
-    n_states = p[STATES]
+    n_states = column(p, STATES)
     padded = 4 * _quads(n_states)
-    sequence = b * p[SEQUENCES] + k
-    if p[IS_MAP]:
+    sequence = b * column(p, SEQUENCES) + k
+    if column(p, IS_MAP):
         for n in range(0, padded, LANES):
             n_valid, n_stored = min(n_states - n, LANES), min(padded - n, LANES)
             for t in range(steps):
-                at = (sequence * p[LENGTH] + t0 + t) * p[WIDTH] + p[RANK] + n
+                at = (
+                    (sequence * column(p, LENGTH) + t0 + t) * column(p, WIDTH) + column(p, RANK) + n
+                )
                 to = t * 2 * padded + n
-                store_first(bc, to, n_stored, load_first(p[PROJECTED], at, n_valid))
-                c = load_first(p[PROJECTED], at + n_states, n_valid)
+                store_first(bc, to, n_stored, load_first(column(p, PROJECTED), at, n_valid))
+                c = load_first(column(p, PROJECTED), at + n_states, n_valid)
                 store_first(bc, to + padded, n_stored, c)
     else:
         for t in range(0, steps, LANES):
             width = min(steps - t, LANES)
             for n in range(0, padded, LANES):
                 n_valid, n_stored = min(n_states - n, LANES), min(padded - n, LANES)
-                at = 4 * ((sequence * n_states + n) * p[LENGTH] + t0 + t)
+                at = 4 * ((sequence * n_states + n) * column(p, LENGTH) + t0 + t)
                 to = bc + 4 * (t * 2 * padded + n)
-                length = p[LENGTH]
-                transpose(p[B_IN] + at, length, n_valid, width, to, 2 * padded, n_stored)
+                length = column(p, LENGTH)
+                _transpose(column(p, B_IN) + at, length, n_valid, width, to, 2 * padded, n_stored)
                 to += 4 * padded
-                transpose(p[C_IN] + at, length, n_valid, width, to, 2 * padded, n_stored)
+                _transpose(column(p, C_IN) + at, length, n_valid, width, to, 2 * padded, n_stored)
 
 
 @_call
 def _read_rows(p, source, b, k, v, t0, steps, tile):
     """A chunk of 16 channels from `[B, K*D, L]` as `[steps, 16]`."""
-    n_valid = min(p[CHANNELS] - v * LANES, LANES)
-    row = (b * p[SEQUENCES] + k) * p[CHANNELS] + v * LANES
+    n_valid = min(column(p, CHANNELS) - v * LANES, LANES)
+    row = (b * column(p, SEQUENCES) + k) * column(p, CHANNELS) + v * LANES
     for t in range(0, steps, LANES):
-        at = source + 4 * (row * p[LENGTH] + t0 + t)
+        at = source + 4 * (row * column(p, LENGTH) + t0 + t)
         width = min(steps - t, LANES)
-        transpose(at, p[LENGTH], n_valid, width, tile + _VECTOR * t, LANES, LANES)
+        _transpose(at, column(p, LENGTH), n_valid, width, tile + _VECTOR * t, LANES, LANES)
 
 
 @_call
 def _write_rows(p, target, b, k, v, t0, steps, tile):
     """The opposite of `_read_rows`."""
-    n_valid = min(p[CHANNELS] - v * LANES, LANES)
-    row = (b * p[SEQUENCES] + k) * p[CHANNELS] + v * LANES
+    n_valid = min(column(p, CHANNELS) - v * LANES, LANES)
+    row = (b * column(p, SEQUENCES) + k) * column(p, CHANNELS) + v * LANES
     for t in range(0, steps, LANES):
-        at = target + 4 * (row * p[LENGTH] + t0 + t)
+        at = target + 4 * (row * column(p, LENGTH) + t0 + t)
         width = min(steps - t, LANES)
-        transpose(tile + _VECTOR * t, LANES, width, n_valid, at, p[LENGTH], width)
+        _transpose(tile + _VECTOR * t, LANES, width, n_valid, at, column(p, LENGTH), width)
 
 
 @_call
 def _read_tokens(p, source, b, k, v, t0, steps, tile):
     """A chunk of 16 channels from the map `[B, tokens, C]` as `[steps, 16]`, 0 at pads."""
-    n_valid = min(p[CHANNELS] - v * LANES, LANES)
+    n_valid = min(column(p, CHANNELS) - v * LANES, LANES)
     for t in range(steps):
         row = _token_row(p, b, k, t0 + t)
         value = splat(_ZERO)
         if row >= 0:
-            value = load_first(source, row * p[CHANNELS] + v * LANES, n_valid)
+            value = load_first(source, row * column(p, CHANNELS) + v * LANES, n_valid)
         store(tile, t * LANES, value)
 
 
 @_call
 def _write_tokens(p, target, b, k, v, t0, steps, tile):
     """Put a chunk `[steps, 16]` on the map, or add it there if tokens are read more than once."""
-    n_valid = min(p[CHANNELS] - v * LANES, LANES)
+    n_valid = min(column(p, CHANNELS) - v * LANES, LANES)
     for t in range(steps):
         row = _token_row(p, b, k, t0 + t)
         if row >= 0:
-            at = row * p[CHANNELS] + v * LANES
+            at = row * column(p, CHANNELS) + v * LANES
             value = load(tile, t * LANES)
-            if p[IS_SUM]:
+            if column(p, IS_SUM):
                 value = value + load_first(target, at, n_valid)
             store_first(target, at, n_valid, value)
 
@@ -305,24 +313,27 @@ def _write_tokens(p, target, b, k, v, t0, steps, tile):
 @_inline
 def _read_inputs(p, b, k, v, t0, steps, weight, inputs, gates, slopes, dt_u):
     """u, dt, the slope of softplus (unless `slopes` is 0) and dt * u of a chunk, each `[steps, 16]`."""
-    n_valid = min(p[CHANNELS] - v * LANES, LANES)
-    first = load_int(p[SETS], k) * p[CHANNELS] + v * LANES
-    bias = load_first(p[DT_BIAS], first, n_valid)
-    if p[IS_MAP]:
-        _read_tokens(p, p[X], b, k, v, t0, steps, inputs)
-        rank, width = p[RANK], p[WIDTH]
-        low = p[PROJECTED] + 4 * ((b * p[SEQUENCES] + k) * p[LENGTH] + t0) * width
+    n_valid = min(column(p, CHANNELS) - v * LANES, LANES)
+    first = load_int(column(p, SETS), k) * column(p, CHANNELS) + v * LANES
+    bias = load_first(column(p, DT_BIAS), first, n_valid)
+    if column(p, IS_MAP):
+        _read_tokens(p, column(p, X), b, k, v, t0, steps, inputs)
+        rank, width = column(p, RANK), column(p, WIDTH)
+        low = (
+            column(p, PROJECTED)
+            + 4 * ((b * column(p, SEQUENCES) + k) * column(p, LENGTH) + t0) * width
+        )
         for t in range(steps):
             raw = bias
             for r in range(rank):
                 raw = fma(splat(load_scalar(low, t * width + r)), load(weight, r * LANES), raw)
             store(gates, t * LANES, raw)
     else:
-        _read_rows(p, p[X], b, k, v, t0, steps, inputs)
-        _read_rows(p, p[DELTA], b, k, v, t0, steps, gates)
+        _read_rows(p, column(p, X), b, k, v, t0, steps, inputs)
+        _read_rows(p, column(p, DELTA), b, k, v, t0, steps, gates)
         for t in range(steps):
             store(gates, t * LANES, load(gates, t * LANES) + bias)
-    if p[SOFTPLUS]:
+    if column(p, SOFTPLUS):
         _softplus_tile(steps, gates, slopes)
     elif slopes != 0:
         for t in range(steps):
@@ -358,16 +369,16 @@ def _scan_quad(steps, gates, dt_u, bc, padded, decay, state, outputs):
 @_inline
 def _checkpoint(p, sequence, t0, v):
     """Address of the states of one block of channels before step `t0` > 0."""
-    n_stored = (p[LENGTH] - 1) // CHUNK
-    slot = (sequence * n_stored + t0 // CHUNK - 1) * p[BLOCKS] + v
-    return p[CHECKPOINTS] + slot * 4 * _quads(p[STATES]) * _VECTOR
+    n_stored = (column(p, LENGTH) - 1) // CHUNK
+    slot = (sequence * n_stored + t0 // CHUNK - 1) * column(p, BLOCKS) + v
+    return column(p, CHECKPOINTS) + slot * 4 * _quads(column(p, STATES)) * _VECTOR
 
 
 @_inline
 def _forward_sequence(p, b, k, group, scratch):
-    length, blocks, groups = p[LENGTH], p[BLOCKS], p[GROUPS]
-    quads = _quads(p[STATES])
-    per_block = _VECTOR * (8 * quads + p[RANK])
+    length, blocks, groups = column(p, LENGTH), column(p, BLOCKS), column(p, GROUPS)
+    quads = _quads(column(p, STATES))
+    per_block = _VECTOR * (8 * quads + column(p, RANK))
     tiles = scratch + per_block * blocks
     inputs, gates, dt_u = tiles, tiles + _TILE, tiles + 2 * _TILE
     outputs, bc = tiles + 3 * _TILE, tiles + 4 * _TILE
@@ -382,15 +393,15 @@ def _forward_sequence(p, b, k, group, scratch):
         for v in range(group, blocks, groups):
             decay = scratch + per_block * v
             state = decay + 4 * quads * _VECTOR
-            if p[CHECKPOINTS] != 0 and t0 > 0:
-                stored = _checkpoint(p, b * p[SEQUENCES] + k, t0, v)
+            if column(p, CHECKPOINTS) != 0 and t0 > 0:
+                stored = _checkpoint(p, b * column(p, SEQUENCES) + k, t0, v)
                 for n in range(4 * quads):
                     store(stored, n * LANES, load(state, n * LANES))
             weight = state + 4 * quads * _VECTOR
             _read_inputs(p, b, k, v, t0, steps, weight, inputs, gates, 0, dt_u)
-            n_valid = min(p[CHANNELS] - v * LANES, LANES)
-            first = load_int(p[SETS], k) * p[CHANNELS] + v * LANES
-            skip = load_first(p[SKIP], first, n_valid)
+            n_valid = min(column(p, CHANNELS) - v * LANES, LANES)
+            first = load_int(column(p, SETS), k) * column(p, CHANNELS) + v * LANES
+            skip = load_first(column(p, SKIP), first, n_valid)
             for t in range(steps):
                 store(outputs, t * LANES, skip * load(inputs, t * LANES))
             for q in range(quads):
@@ -398,10 +409,10 @@ def _forward_sequence(p, b, k, group, scratch):
                 _scan_quad(
                     steps, gates, dt_u, bc + 16 * q, 4 * quads, decay + at, state + at, outputs
                 )
-            if p[IS_MAP]:
-                _write_tokens(p, p[Y], b, k, v, t0, steps, outputs)
+            if column(p, IS_MAP):
+                _write_tokens(p, column(p, Y), b, k, v, t0, steps, outputs)
             else:
-                _write_rows(p, p[Y], b, k, v, t0, steps, outputs)
+                _write_rows(p, column(p, Y), b, k, v, t0, steps, outputs)
 
 
 @_call
@@ -487,9 +498,9 @@ def _backward_quad(
 @_call
 def _rank_gradients(p, sequence, v, t0, steps, grad_raw, weight, sums, n_sums):
     """Gradients of the low-rank dt (as quarter sums) and of its weights from that of the raw dt."""
-    rank, width = p[RANK], p[WIDTH]
-    low = p[PROJECTED] + 4 * (sequence * p[LENGTH] + t0) * width
-    own = p[GRAD_DT_WEIGHT] + (sequence * p[BLOCKS] + v) * rank * _VECTOR
+    rank, width = column(p, RANK), column(p, WIDTH)
+    low = column(p, PROJECTED) + 4 * (sequence * column(p, LENGTH) + t0) * width
+    own = column(p, GRAD_DT_WEIGHT) + (sequence * column(p, BLOCKS) + v) * rank * _VECTOR
     zero = splat(_ZERO)
     for r in range(0, rank, 4):
         w0 = load(weight, r * LANES)
@@ -511,30 +522,30 @@ def _rank_gradients(p, sequence, v, t0, steps, grad_raw, weight, sums, n_sums):
 @_inline
 def _sum_layout(p):
     """Vectors of quarter sums of one step: for dt, where B's begin, where C's begin, all."""
-    of_dt = 4 * ((p[RANK] + LANES - 1) // LANES)
-    of_state = 4 * ((p[STATES] + LANES - 1) // LANES)
+    of_dt = 4 * ((column(p, RANK) + LANES - 1) // LANES)
+    of_state = 4 * ((column(p, STATES) + LANES - 1) // LANES)
     return of_dt, of_dt + of_state, of_dt + 2 * of_state
 
 
 @_call
 def _store_sums(p, b, k, group, t0, steps, sums, tile):
     """Add up the quarter sums of a chunk and write the gradients of dt, B and C."""
-    n_states, rank, length = p[STATES], p[RANK], p[LENGTH]
-    sequence = (group * p[BATCH] + b) * p[SEQUENCES] + k
+    n_states, rank, length = column(p, STATES), column(p, RANK), column(p, LENGTH)
+    sequence = (group * column(p, BATCH) + b) * column(p, SEQUENCES) + k
     first_b, first_c, n_sums = _sum_layout(p)
-    if p[IS_MAP]:
+    if column(p, IS_MAP):
         for t in range(steps):
-            at = (sequence * length + t0 + t) * p[WIDTH]
+            at = (sequence * length + t0 + t) * column(p, WIDTH)
             row = t * n_sums
             for r in range(0, rank, LANES):
                 value = finish_sums(sums, (row + r // 4) * LANES)
-                store_first(p[GRAD_PROJECTED], at + r, min(rank - r, LANES), value)
+                store_first(column(p, GRAD_PROJECTED), at + r, min(rank - r, LANES), value)
             for n in range(0, n_states, LANES):
                 n_valid = min(n_states - n, LANES)
                 value = finish_sums(sums, (row + first_b + n // 4) * LANES)
-                store_first(p[GRAD_PROJECTED], at + rank + n, n_valid, value)
+                store_first(column(p, GRAD_PROJECTED), at + rank + n, n_valid, value)
                 value = finish_sums(sums, (row + first_c + n // 4) * LANES)
-                store_first(p[GRAD_PROJECTED], at + rank + n_states + n, n_valid, value)
+                store_first(column(p, GRAD_PROJECTED), at + rank + n_states + n, n_valid, value)
     else:
         for n in range(0, n_states, LANES):
             n_valid = min(n_states - n, LANES)
@@ -544,19 +555,19 @@ def _store_sums(p, b, k, group, t0, steps, sums, tile):
                 for i in range(width):
                     quad = (t + i) * n_sums + first_b + n // 4
                     store(tile, i * LANES, finish_sums(sums, quad * LANES))
-                transpose(tile, LANES, width, n_valid, p[GRAD_B] + at, length, width)
+                _transpose(tile, LANES, width, n_valid, column(p, GRAD_B) + at, length, width)
                 for i in range(width):
                     quad = (t + i) * n_sums + first_c + n // 4
                     store(tile, i * LANES, finish_sums(sums, quad * LANES))
-                transpose(tile, LANES, width, n_valid, p[GRAD_C] + at, length, width)
+                _transpose(tile, LANES, width, n_valid, column(p, GRAD_C) + at, length, width)
 
 
 @_inline
 def _backward_sequence(p, b, k, group, scratch):
-    length, blocks, groups = p[LENGTH], p[BLOCKS], p[GROUPS]
-    quads, rank = _quads(p[STATES]), p[RANK]
+    length, blocks, groups = column(p, LENGTH), column(p, BLOCKS), column(p, GROUPS)
+    quads, rank = _quads(column(p, STATES)), column(p, RANK)
     padded = 4 * quads
-    sequence = b * p[SEQUENCES] + k
+    sequence = b * column(p, SEQUENCES) + k
     first_b, first_c, n_sums = _sum_layout(p)
     per_block = _VECTOR * (2 * padded + rank)
     tiles = scratch + per_block * blocks
@@ -573,10 +584,10 @@ def _backward_sequence(p, b, k, group, scratch):
         _pack_parameters(p, k, v, decay, carry + padded * _VECTOR)
         _clear(carry, padded)
         block = sequence * blocks + v
-        _clear(p[GRAD_A] + block * padded * _VECTOR, padded)
-        _clear(p[GRAD_DT_WEIGHT] + block * rank * _VECTOR, rank)
-        _clear(p[GRAD_BIAS] + block * _VECTOR, 1)
-        _clear(p[GRAD_SKIP] + block * _VECTOR, 1)
+        _clear(column(p, GRAD_A) + block * padded * _VECTOR, padded)
+        _clear(column(p, GRAD_DT_WEIGHT) + block * rank * _VECTOR, rank)
+        _clear(column(p, GRAD_BIAS) + block * _VECTOR, 1)
+        _clear(column(p, GRAD_SKIP) + block * _VECTOR, 1)
 
     n_chunks = (length + CHUNK - 1) // CHUNK
     for j in range(n_chunks):
@@ -591,25 +602,25 @@ def _backward_sequence(p, b, k, group, scratch):
             block = sequence * blocks + v
             start = _checkpoint(p, sequence, t0, v) if t0 > 0 else zeros
             _read_inputs(p, b, k, v, t0, steps, weight, inputs, gates, slopes, dt_u)
-            if p[IS_MAP]:
-                _read_tokens(p, p[GRAD_Y], b, k, v, t0, steps, grad_y)
+            if column(p, IS_MAP):
+                _read_tokens(p, column(p, GRAD_Y), b, k, v, t0, steps, grad_y)
             else:
-                _read_rows(p, p[GRAD_Y], b, k, v, t0, steps, grad_y)
+                _read_rows(p, column(p, GRAD_Y), b, k, v, t0, steps, grad_y)
             _clear(grad_dt_u, steps)
             _clear(grad_dt, steps)
             for q in range(quads):
                 at = 4 * q * _VECTOR
                 _backward_quad(
                     steps, gates, dt_u, grad_y, bc + 16 * q, padded, decay + at, start + at, states,
-                    decays, carry + at, p[GRAD_A] + block * padded * _VECTOR + at,
+                    decays, carry + at, column(p, GRAD_A) + block * padded * _VECTOR + at,
                     sums + (first_b + q) * _VECTOR, n_sums, sums + (first_c + q) * _VECTOR,
                     grad_dt_u, grad_dt,
                 )  # fmt: skip
-            n_valid = min(p[CHANNELS] - v * LANES, LANES)
-            first = load_int(p[SETS], k) * p[CHANNELS] + v * LANES
-            skip = load_first(p[SKIP], first, n_valid)
-            grad_bias = load(p[GRAD_BIAS], block * LANES)
-            grad_skip = load(p[GRAD_SKIP], block * LANES)
+            n_valid = min(column(p, CHANNELS) - v * LANES, LANES)
+            first = load_int(column(p, SETS), k) * column(p, CHANNELS) + v * LANES
+            skip = load_first(column(p, SKIP), first, n_valid)
+            grad_bias = load(column(p, GRAD_BIAS), block * LANES)
+            grad_skip = load(column(p, GRAD_SKIP), block * LANES)
             for t in range(steps):
                 u, of_x = load(inputs, t * LANES), load(grad_dt_u, t * LANES)
                 gy = load(grad_y, t * LANES)
@@ -620,23 +631,23 @@ def _backward_sequence(p, b, k, group, scratch):
                 store(grad_dt_u, t * LANES, fma(of_x, load(gates, t * LANES), skip * gy))
                 grad_bias = grad_bias + raw
                 grad_skip = fma(gy, u, grad_skip)
-            store(p[GRAD_BIAS], block * LANES, grad_bias)
-            store(p[GRAD_SKIP], block * LANES, grad_skip)
-            if p[IS_MAP]:
+            store(column(p, GRAD_BIAS), block * LANES, grad_bias)
+            store(column(p, GRAD_SKIP), block * LANES, grad_skip)
+            if column(p, IS_MAP):
                 _rank_gradients(p, sequence, v, t0, steps, grad_dt, weight, sums, n_sums)
-                _write_tokens(p, p[GRAD_X], b, k, v, t0, steps, grad_dt_u)
+                _write_tokens(p, column(p, GRAD_X), b, k, v, t0, steps, grad_dt_u)
             else:
-                _write_rows(p, p[GRAD_X], b, k, v, t0, steps, grad_dt_u)
-                _write_rows(p, p[GRAD_DELTA], b, k, v, t0, steps, grad_dt)
+                _write_rows(p, column(p, GRAD_X), b, k, v, t0, steps, grad_dt_u)
+                _write_rows(p, column(p, GRAD_DELTA), b, k, v, t0, steps, grad_dt)
         _store_sums(p, b, k, group, t0, steps, sums, states)
 
 
 @_call
 def _project_part(p, b, k, part):
     """`ROWS` steps of x times the weights of the sequence's set: dt, B and C of these steps."""
-    channels, width, length = p[CHANNELS], p[WIDTH], p[LENGTH]
+    channels, width, length = column(p, CHANNELS), column(p, WIDTH), column(p, LENGTH)
     padded = (width + LANES - 1) // LANES * LANES
-    weight = p[X_WEIGHT] + 4 * load_int(p[SETS], k) * channels * padded
+    weight = column(p, X_WEIGHT) + 4 * load_int(column(p, SETS), k) * channels * padded
     t0 = part * ROWS
     steps = min(ROWS, length - t0)
     last = t0 + steps - 1
@@ -671,7 +682,7 @@ def _project_part(p, b, k, part):
             s6 = fma(w, splat(load_scalar(x6, c)), s6)
             s7 = fma(w, splat(load_scalar(x7, c)), s7)
         n_valid = min(width - j, LANES)
-        at = ((b * p[SEQUENCES] + k) * length + t0) * width + j
+        at = ((b * column(p, SEQUENCES) + k) * length + t0) * width + j
         _store_projected(p, at, n_valid, 0, steps, r0, s0)
         _store_projected(p, at, n_valid, 1, steps, r1, s1)
         _store_projected(p, at, n_valid, 2, steps, r2, s2)
@@ -684,7 +695,7 @@ def _project_part(p, b, k, part):
 
 @_inline
 def _row_address(p, row):
-    return p[X] + 4 * max(row, 0) * p[CHANNELS]
+    return column(p, X) + 4 * max(row, 0) * column(p, CHANNELS)
 
 
 @_inline
@@ -692,18 +703,18 @@ def _store_projected(p, at, n_valid, i, steps, row, value):
     if i < steps:
         if row < 0:
             value = splat(_ZERO)
-        store_first(p[PROJECTED], at + i * p[WIDTH], n_valid, value)
+        store_first(column(p, PROJECTED), at + i * column(p, WIDTH), n_valid, value)
 
 
 @_inline
 def _project_back_sequence(p, b, k, v):
     """Add the gradient of dt, B and C times the weights to that of x, for a block of channels."""
-    channels, width, length = p[CHANNELS], p[WIDTH], p[LENGTH]
+    channels, width, length = column(p, CHANNELS), column(p, WIDTH), column(p, LENGTH)
     n_valid = min(channels - v * LANES, LANES)
-    weight = p[X_WEIGHT] + 4 * (load_int(p[SETS], k) * width * channels + v * LANES)
+    weight = column(p, X_WEIGHT) + 4 * (load_int(column(p, SETS), k) * width * channels + v * LANES)
     zero = splat(_ZERO)
     for t0 in range(0, length, ROWS):
-        g = p[GRAD_PROJECTED] + 4 * ((b * p[SEQUENCES] + k) * length + t0) * width
+        g = column(p, GRAD_PROJECTED) + 4 * ((b * column(p, SEQUENCES) + k) * length + t0) * width
         steps = min(ROWS, length - t0)
         s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = zero
         # Steps past the end read the last step again; their sums are not stored.
@@ -735,32 +746,38 @@ def _add_to_token(p, b, k, v, t0, i, steps, n_valid, value):
     if i < steps:
         row = _token_row(p, b, k, t0 + i)
         if row >= 0:
-            at = row * p[CHANNELS] + v * LANES
-            store_first(p[GRAD_X], at, n_valid, value + load_first(p[GRAD_X], at, n_valid))
+            at = row * column(p, CHANNELS) + v * LANES
+            store_first(
+                column(p, GRAD_X), at, n_valid, value + load_first(column(p, GRAD_X), at, n_valid)
+            )
 
 
 @_inline
 def _project_weight_item(p, item):
     """Gradient of the projection's weights from one slice of the batch, one sequence, one block."""
-    channels, width, length = p[CHANNELS], p[WIDTH], p[LENGTH]
-    v = item % p[BLOCKS]
-    k = item // p[BLOCKS] % p[SEQUENCES]
-    part = item // (p[BLOCKS] * p[SEQUENCES])
+    channels, width, length = column(p, CHANNELS), column(p, WIDTH), column(p, LENGTH)
+    v = item % column(p, BLOCKS)
+    k = item // column(p, BLOCKS) % column(p, SEQUENCES)
+    part = item // (column(p, BLOCKS) * column(p, SEQUENCES))
     n_valid = min(channels - v * LANES, LANES)
-    size = (p[BATCH] + p[SLICES] - 1) // p[SLICES]
+    size = (column(p, BATCH) + column(p, SLICES) - 1) // column(p, SLICES)
     zero = splat(_ZERO)
-    out = p[GRAD_X_WEIGHT] + 4 * ((part * p[SEQUENCES] + k) * width * channels + v * LANES)
+    out = column(p, GRAD_X_WEIGHT) + 4 * (
+        (part * column(p, SEQUENCES) + k) * width * channels + v * LANES
+    )
     for j in range(0, width, ROWS):
         rows = min(ROWS, width - j)
         s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = zero
         o1, o2, o3 = min(1, rows - 1), min(2, rows - 1), min(3, rows - 1)
         o4, o5, o6, o7 = min(4, rows - 1), min(5, rows - 1), min(6, rows - 1), min(7, rows - 1)
-        for b in range(part * size, min((part + 1) * size, p[BATCH])):
-            g = p[GRAD_PROJECTED] + 4 * ((b * p[SEQUENCES] + k) * length * width + j)
+        for b in range(part * size, min((part + 1) * size, column(p, BATCH))):
+            g = column(p, GRAD_PROJECTED) + 4 * (
+                (b * column(p, SEQUENCES) + k) * length * width + j
+            )
             for t in range(length):
                 row = _token_row(p, b, k, t)
                 if row >= 0:
-                    x = load_first(p[X], row * channels + v * LANES, n_valid)
+                    x = load_first(column(p, X), row * channels + v * LANES, n_valid)
                     at = t * width
                     s0 = fma(x, splat(load_scalar(g, at)), s0)
                     s1 = fma(x, splat(load_scalar(g, at + o1)), s1)
@@ -790,74 +807,69 @@ def _project_weight_item(p, item):
 
 @_inline
 def _next_item(p):
-    return fetch_and_add(p.ctypes.data + 8 * NEXT_ITEM, 1)
+    return fetch_and_add(p + 8 * NEXT_ITEM, 1)
 
 
 @_inline
 def _scratch(p):
-    worker = fetch_and_add(p.ctypes.data + 8 * NEXT_WORKER, 1)
-    return p[SCRATCH] + worker * p[SCRATCH_SIZE]
+    worker = fetch_and_add(p + 8 * NEXT_WORKER, 1)
+    return column(p, SCRATCH) + worker * column(p, SCRATCH_SIZE)
 
 
 @_inline
 def _sequences_of(p, item):
     """Image, first sequence, number of sequences and channel group of an item."""
-    group, rest = item % p[GROUPS], item // p[GROUPS]
-    if p[IS_SUM]:
+    group, rest = item % column(p, GROUPS), item // column(p, GROUPS)
+    if column(p, IS_SUM):
         # One item adds up all sequences of an image: no two items write to the same token.
-        return rest, 0, p[SEQUENCES], group
-    return rest // p[SEQUENCES], rest % p[SEQUENCES], 1, group
+        return rest, 0, column(p, SEQUENCES), group
+    return rest // column(p, SEQUENCES), rest % column(p, SEQUENCES), 1, group
 
 
 # Written out, not made by a function: numba does not cache what another function made.
-def _project(table):
-    p = numba.carray(table, N_COLUMNS)
-    parts = (p[LENGTH] + ROWS - 1) // ROWS
+def _project(p):
+    parts = (column(p, LENGTH) + ROWS - 1) // ROWS
     item = _next_item(p)
-    while item < p[N_ITEMS]:
-        sequence, first = item // p[GROUPS], item % p[GROUPS] * PARTS
-        b, k = sequence // p[SEQUENCES], sequence % p[SEQUENCES]
+    while item < column(p, N_ITEMS):
+        sequence, first = item // column(p, GROUPS), item % column(p, GROUPS) * PARTS
+        b, k = sequence // column(p, SEQUENCES), sequence % column(p, SEQUENCES)
         for part in range(first, min(first + PARTS, parts)):
             _project_part(p, b, k, part)
         item = _next_item(p)
 
 
-def _forward(table):
-    p = numba.carray(table, N_COLUMNS)
+def _forward(p):
     scratch = _scratch(p)
     item = _next_item(p)
-    while item < p[N_ITEMS]:
+    while item < column(p, N_ITEMS):
         b, first, count, group = _sequences_of(p, item)
         for k in range(first, first + count):
             _forward_sequence(p, b, k, group, scratch)
         item = _next_item(p)
 
 
-def _backward(table):
-    p = numba.carray(table, N_COLUMNS)
+def _backward(p):
     scratch = _scratch(p)
     item = _next_item(p)
-    while item < p[N_ITEMS]:
+    while item < column(p, N_ITEMS):
         b, first, count, group = _sequences_of(p, item)
         for k in range(first, first + count):
             _backward_sequence(p, b, k, group, scratch)
         item = _next_item(p)
 
 
-def _project_back(table):
-    p = numba.carray(table, N_COLUMNS)
+def _project_back(p):
     item = _next_item(p)
-    while item < p[N_ITEMS]:
+    while item < column(p, N_ITEMS):
         b, first, count, v = _sequences_of(p, item)
         for k in range(first, first + count):
             _project_back_sequence(p, b, k, v)
         item = _next_item(p)
 
 
-def _project_weight(table):
-    p = numba.carray(table, N_COLUMNS)
+def _project_weight(p):
     item = _next_item(p)
-    while item < p[N_ITEMS]:
+    while item < column(p, N_ITEMS):
         _project_weight_item(p, item)
         item = _next_item(p)
 
@@ -869,7 +881,7 @@ PROGRAMS = {
     "project_back": _project_back,
     "project_weight": _project_weight,
 }
-SIGNATURE = types.void(types.CPointer(types.int64))
+SIGNATURE = types.void(types.int64)
 OPTIONS = {"nopython": True, "error_model": "numpy", "boundscheck": False}
 
 

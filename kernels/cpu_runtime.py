@@ -93,12 +93,12 @@ def run_program(name: str, table: np.ndarray, n_items: int, scratch_floats: int 
     table[loops.SCRATCH_SIZE] = size
     openmp = _openmp()
     if n_threads == 1:
-        compiled.ctypes(table.ctypes.data_as(ctypes.POINTER(ctypes.c_int64)))
+        compiled.ctypes(table.ctypes.data)
     elif openmp is not None:
         openmp(compiled.address, table.ctypes.data, n_threads, 0)
     else:
-        argument = table.ctypes.data_as(ctypes.POINTER(ctypes.c_int64))
-        tasks = [_python_threads().submit(compiled.ctypes, argument) for _ in range(n_threads)]
+        run = (_python_threads().submit, compiled.ctypes, table.ctypes.data)
+        tasks = [run[0](*run[1:]) for _ in range(n_threads)]
         for task in tasks:
             task.result()
 

@@ -142,6 +142,17 @@ def store_scalar(typingctx, base, offset, value):
 
 
 @intrinsic
+def column(typingctx, table, number):
+    """Entry `number` of a table of int64 at a byte address."""
+
+    def codegen(context, builder, signature, args):
+        place = builder.add(args[0], builder.shl(args[1], _I64(3)))
+        return builder.load(builder.inttoptr(place, _I64.as_pointer()), align=8)
+
+    return types.int64(types.int64, types.int64), codegen
+
+
+@intrinsic
 def load_int(typingctx, base, offset):
     """One int32, as int64; `offset` counts int32."""
 
