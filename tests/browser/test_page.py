@@ -186,7 +186,7 @@ def test_a_broken_upload_changes_nothing(watched, tmp_path: Path, kind: str) -> 
         path = tmp_path / "photo.jpg"
         path.write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 3])
     watched.page.set_input_files(UPLOAD, str(path))
-    watched.page.get_by_text("Photo not used").first.wait_for()
+    watched.page.get_by_text("The photo was not used").first.wait_for()
     watched.finished()
     assert watched.ids() == ids
 

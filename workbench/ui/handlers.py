@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import logging
 import tempfile
 from collections.abc import Iterator
@@ -26,6 +27,11 @@ MOST_PROBABLE = "most probable"
 Updates = dict[str, Any]
 
 
+def warn(message: str) -> None:
+    """A message over the page; Gradio renders it as HTML, and it may quote a file name."""
+    gr.Warning(html.escape(message))
+
+
 def session_of(request: gr.Request | None) -> str:
     return str(getattr(request, "session_hash", None) or "local")
 
@@ -42,7 +48,7 @@ class Handlers:
         query = dict(request.query_params) if request else {}
         link = permalink.read(query, self.wb.resolve)
         for sentence in link.ignored:
-            gr.Warning(sentence, title="Link")
+            warn(sentence)
         return self._controls(self._resolved(link.view, View()))
 
     def change(
@@ -92,7 +98,7 @@ class Handlers:
         try:
             photo = self.wb.photos.add(path, path.name)
         except WorkbenchError as error:
-            gr.Warning(str(error), title="Photo not used")
+            warn(f"The photo was not used: {error}")
             return {"view": view}
         return self._photo(view, photo.id)
 
@@ -154,7 +160,7 @@ class Handlers:
         try:
             return str(write_bundle(self.wb, view, folder))
         except WorkbenchError as error:
-            raise gr.Error(str(error), title="Export", print_exception=False) from None
+            raise gr.Error(html.escape(str(error)), print_exception=False) from None
 
     def _updates(self, name: str, view: View, token: Any) -> Iterator[Any]:
         try:
@@ -206,7 +212,7 @@ class Handlers:
         try:
             return self.wb.resolve(wanted)
         except WorkbenchError as error:
-            gr.Warning(str(error), title="Not possible")
+            warn(str(error))
             return self.wb.resolve(current)
 
     def _controls(self, view: View) -> Updates:
