@@ -340,10 +340,16 @@ class TrainBatches(Sampler[list[SampleKey]]):
 
 
 def centre_batches(
-    store: ImageStore, labels: tuple[int, ...], size: int, batch_size: int, workers: int = 0
+    store: ImageStore,
+    labels: tuple[int, ...],
+    size: int,
+    batch_size: int,
+    workers: int = 0,
+    images: Iterable[int] | None = None,
 ) -> Iterable[Batch]:
-    """Every image once, in order."""
-    keys = [SampleKey(0, index, size) for index in range(len(labels))]
+    """Every image (or those of `images`) once, in order."""
+    chosen = range(len(labels)) if images is None else images
+    keys = [SampleKey(0, index, size) for index in chosen]
     batches = [keys[i : i + batch_size] for i in range(0, len(keys), batch_size)]
     return DataLoader(
         CentreSamples(store, labels),

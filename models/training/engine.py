@@ -268,7 +268,7 @@ class Trainer:
         progress.epoch += 1
         progress.step, progress.sums = 0, {}
         is_last = progress.epoch == self.config.epochs
-        if self.processes.is_main and (is_last or progress.epoch % self.config.eval_every == 0):
+        if is_last or progress.epoch % self.config.eval_every == 0:
             row |= self.measure(self.config.eval_size)
             progress.best_top1 = max(progress.best_top1, row["top1"])
         if self.processes.is_main:
@@ -276,15 +276,23 @@ class Trainer:
         self.save()
 
     def measure(self, size: int) -> dict[str, float]:
-        """Accuracy of the averaged weights on the validation split at `size` pixels."""
-        loader = centre_batches(self.data.val_store, self.data.val.labels, size, 64)
+        """Accuracy of the averaged weights on the validation split at `size` pixels; each process
+        takes its share of the images."""
+        # Parameters agree everywhere, BatchNorm statistics are those of each process's images.
+        self.processes.copy_from_first(self.ema.module.buffers())
+        labels = self.data.val.labels
+        share = range(self.processes.rank, len(labels), self.processes.world)
+        loader = centre_batches(self.data.val_store, labels, size, 64, images=share)
         got = metrics.predict(self.ema.module, loader, self.device)
-        if len(got.labels) == 0:
+        parts = self.processes.gather((got.logits, got.labels))
+        parts = [part for part in parts if len(part[1])]
+        if not parts:
             raise TrainingError("No validation image could be read; check the val folder.")
+        logits, truth = (torch.cat(column) for column in zip(*parts, strict=True))
         return {
-            "top1": metrics.top_k(got.logits, got.labels, 1),
-            "top5": metrics.top_k(got.logits, got.labels, 5),
-            "val_loss": metrics.mean_loss(got.logits, got.labels),
+            "top1": metrics.top_k(logits, truth, 1),
+            "top5": metrics.top_k(logits, truth, 5),
+            "val_loss": metrics.mean_loss(logits, truth),
         }
 
     # Stopping and going on

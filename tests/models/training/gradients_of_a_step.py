@@ -1,4 +1,4 @@
-"""Started twice by torchrun: the gradients of one step, saved by the first process."""
+"""Started twice by torchrun: gradients of one step and accuracy, saved by the first process."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ def main(root: Path, file: Path) -> None:
     )
     loss, _ = trainer.backward(next(trainer.steps(0)))
     losses = processes.gather(loss)
+    measured = trainer.measure(32)
     if processes.is_main:
         gradients = {name: p.grad for name, p in trainer.student.named_parameters()}
-        torch.save({"gradients": gradients, "losses": losses}, file)
+        torch.save({"gradients": gradients, "losses": losses, "measured": measured}, file)
     leave(processes)
 
 

@@ -142,6 +142,7 @@ def test_two_processes_give_the_gradients_of_one(
         capture_output=True,
     )
     together = torch.load(tmp_path / "grads.pt", weights_only=True)
+    assert together["measured"] == pytest.approx(alone.measure(32), rel=1e-5)
     assert np.mean(together["losses"]) == pytest.approx(loss, rel=1e-5)
     for name, parameter in alone.student.named_parameters():
         got, want = together["gradients"][name], parameter.grad
