@@ -11,6 +11,7 @@ import json
 import pickle
 import re
 import threading
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -147,13 +148,6 @@ class _Inert:
         pass
 
 
-class _InertDict(dict[Any, Any]):
-    """Stands in for a plain dictionary class (yacs' CfgNode)."""
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
 def _inert_scalar(*args: Any) -> None:
     """Stands in for the function that rebuilds a numpy scalar (an epoch, an accuracy)."""
 
@@ -169,7 +163,8 @@ def _stand_ins() -> list[Any]:
     """Name and stand-in of each plain class that training scripts store beside weights."""
     names = {
         "argparse.Namespace": _Inert,
-        "yacs.config.CfgNode": _InertDict,
+        # torch fills no dictionary class but its own short list; CfgNode is a dictionary.
+        "yacs.config.CfgNode": OrderedDict,
         "numpy.dtype": _InertDtype,
         "numpy.core.multiarray.scalar": _inert_scalar,
         "numpy._core.multiarray.scalar": _inert_scalar,
@@ -193,9 +188,12 @@ def read_pickle(path: Path) -> Any:
                     "tensors (a state_dict) to a new file"
                 ) from error
             raise CheckpointError(f"{path.name} is not a torch checkpoint") from error
-        except (RuntimeError, EOFError, ValueError, KeyError, TypeError, IndexError) as error:
+        except OSError:
+            raise
+        except Exception as error:  # a broken program for the unpickler can fail in any way
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise CheckpointError(
-                f"{path.name} is not a whole torch checkpoint: {str(error).splitlines()[0][:200]}"
+                f"{path.name} is not a whole torch checkpoint: {reason}"
             ) from error
 
 
