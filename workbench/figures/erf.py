@@ -76,7 +76,7 @@ def _map(key: str, result: ErfResult, zmax: float, cell: int) -> Json:
             "layout": map_layout(height, width),
         },
         "left": {"text": scan_short(result.provenance.scan), "tone": key},
-        "right": {"text": f"50 % in {significant(result.metrics['radius50_px'], 2)} px"},
+        "right": {"text": f"50 %: {significant(result.metrics['radius50_px'], 2)} px"},
         "read": {"trace": 0, "cell": cell, "power": 10, "unit": "of the mass"},
         "cell": result.stride,
     }
@@ -93,7 +93,7 @@ def _difference(a: ErfResult, b: ErfResult, cell: int) -> Json:
         "key": "erf-difference",
         "figure": {"data": [trace], "layout": map_layout(height, width)},
         "left": {"text": "difference"},
-        "right": {"text": "teal A, orange B, √ scale"},
+        "right": {"text": "signed √"},
         "read": {"trace": 0, "cell": cell, "power": -2, "unit": f"of the mass, {names[0]} less"},
         "cell": a.stride,
     }
@@ -120,7 +120,7 @@ def _radial(a: ErfResult, b: ErfResult) -> Json:
 
 def _weights_note(a: ErfResult, b: ErfResult) -> str:
     if a.provenance.is_random or b.provenance.is_random:
-        return "Random weights: the pattern is the scan's imprint, not something learned."
+        return "Random weights: the imprint of the scan, nothing learned."
     same = a.provenance.weights_sha256 == b.provenance.weights_sha256
     swapped = [r for r in (a, b) if r.provenance.trained_scan != r.provenance.scan]
     if same and swapped:

@@ -7,6 +7,7 @@ from workbench.results import ProfileResult
 
 STAGE_NAMES = {0: "stem", 5: "head"}
 N_OPS = 4
+OP_NAMES = {"_Scan2d": "selective scan (scan2d)"}  # the CPU kernel's autograd function
 
 
 def stage_times(result: ProfileResult) -> list[Json]:
@@ -80,7 +81,7 @@ def profile_panel(a: ProfileResult, b: ProfileResult) -> Json:
         other = by_name.get(op.name)
         rows.append(
             [
-                op.name.removeprefix("aten::"),
+                OP_NAMES.get(op.name, op.name.removeprefix("aten::")),
                 f"{significant(op.self_ms)} ms",
                 f"{significant(other.self_ms)} ms" if other else "0",
                 f"{op.calls}",

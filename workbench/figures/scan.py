@@ -74,12 +74,12 @@ def _rows(a: ScanResult, b: ScanResult) -> list[list[str]]:
         low, high = result.metrics["visits_min"], result.metrics["visits_max"]
         visits.append(f"{low}" if low == high else f"{low} to {high}")
     return [
-        ["sequences × length", *sequences],
+        ["sequences", *sequences],
         row("tokens read", "tokens_scanned"),
-        row("of these pads", "n_pads"),
-        ["visits per token", *visits],
+        row("of these, pads", "n_pads"),
+        ["visits each", *visits],
         ["mean reach", *(percent(float(r.metrics["mean_reach"])) for r in (a, b))],
-        row("farthest, steps back", "farthest_steps"),
+        row("farthest back", "farthest_steps"),
     ]
 
 
@@ -138,7 +138,7 @@ def scan_panel(a: ScanResult, b: ScanResult, rgb: np.ndarray, y: int, x: int) ->
     panel["maps"] = [
         {
             "key": "path",
-            "figure": {"data": [], "layout": map_layout(height, width, photo_data_uri(rgb), 0.5)},
+            "figure": {"data": [], "layout": map_layout(height, width, photo_data_uri(rgb), 0.6)},
             "path": True,
             "cell": a.stride,
         }

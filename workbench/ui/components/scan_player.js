@@ -214,7 +214,7 @@ window.WorkbenchParts.player = ({ el, send, css, focus }) => {
         }
         const colour = GROUPS[k % GROUPS.length];
         if (this.step < length) this.line(g, px, py, this.step, length, colour, 0.16, cell);
-        this.line(g, px, py, 0, this.step, colour, 0.95, cell);
+        this.line(g, px, py, 0, this.step, colour, 0.85, cell);
         const head = this.step > 0 && this.step < length ? this.step - 1 : -1;
         if (head >= 0 && !Number.isNaN(px[head])) {
           g.fillStyle = "#fff";
