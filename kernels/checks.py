@@ -1,4 +1,5 @@
-"""Checks of what the public operators are given; every message names the argument and what it must be."""
+"""Checks of what the public operators are given; every message names the argument and what it must
+be."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ def check_selective_scan(
     n_states = A.shape[1]
     if B.dim() not in (3, 4):
         raise ValueError(
-            f"B must be [batch, groups, states, length] or [batch, states, length]; given {list(B.shape)}."
+            "B must be [batch, groups, states, length] or [batch, states, length]; "
+            f"given {list(B.shape)}."
         )
     if B.dim() == 3:
         _check_shape("B", B, (batch, n_states, length), "batch, states of A, length of u")
@@ -44,8 +46,8 @@ def check_selective_scan(
         )
         if groups < 1 or channels % groups:
             raise ValueError(
-                f"B has {groups} groups, which do not divide u's {channels} channels; give a number of "
-                "groups that divides them."
+                f"B has {groups} groups, which do not divide u's {channels} channels; "
+                "give a number of groups that divides them."
             )
     _check_shape("C", C, tuple(B.shape), "the shape of B")
     for name, vector in (("D", D), ("delta_bias", delta_bias)):
@@ -81,14 +83,14 @@ def check_scan2d(
         or 0 in dt_projs_weight.shape
     ):
         raise ValueError(
-            f"dt_projs_weight must be [parameter sets, {channels}, rank], x's channels in the middle; "
-            f"given {list(dt_projs_weight.shape)}."
+            f"dt_projs_weight must be [parameter sets, {channels}, rank], x's channels in the "
+            f"middle; given {list(dt_projs_weight.shape)}."
         )
     n_sets, _, rank = dt_projs_weight.shape
     if A_logs.dim() != 2 or A_logs.shape[0] != n_sets * channels or A_logs.shape[1] < 1:
         raise ValueError(
-            f"A_logs must be [{n_sets * channels}, states] for {n_sets} parameter sets of {channels} "
-            f"channels; given {list(A_logs.shape)}."
+            f"A_logs must be [{n_sets * channels}, states] for {n_sets} parameter sets of "
+            f"{channels} channels; given {list(A_logs.shape)}."
         )
     width = rank + 2 * A_logs.shape[1]
     _check_shape(
@@ -111,7 +113,8 @@ def check_order(order: ScanOrder, x: Tensor, n_sets: int) -> None:
     highest = int(order.parameter_set.max())
     if highest >= n_sets:
         raise ValueError(
-            f"order {order.name!r} uses parameter set {highest}; the weights have sets 0 to {n_sets - 1}."
+            f"order {order.name!r} uses parameter set {highest}; the weights have sets 0 to "
+            f"{n_sets - 1}."
         )
 
 
@@ -130,7 +133,8 @@ def _check_tensors(given: dict[str, Tensor | None], optional: tuple[str, ...] = 
             device = tensor.device
         elif tensor.device != device:
             raise ValueError(
-                f"{name} is on {tensor.device}, {next(iter(given))} on {device}; move all to one device."
+                f"{name} is on {tensor.device}, {next(iter(given))} on {device}; "
+                "move all to one device."
             )
 
 

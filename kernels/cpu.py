@@ -1,6 +1,6 @@
 """The CPU backend: compiled forward and backward of both operators, on torch's own threads.
 
-float32 arithmetic; float16 and bfloat16 inputs are converted first. `cpu_loops.py` has the loops.
+float32 arithmetic; float16 and bfloat16 inputs are converted first. `kernels/_cpu/` has the loops.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from kernels import cpu_runtime
+from kernels._cpu import launch, run
 from kernels.scan_order import ScanOrder
 
 
 def unavailable_reason() -> str | None:
     """Why the kernel cannot run on this machine; None if it can."""
-    return cpu_runtime.unavailable_reason()
+    return run.unavailable_reason()
 
 
 def unsuitable_reason(device: torch.device, dtype: torch.dtype) -> str | None:
@@ -74,13 +74,13 @@ class _Scan2d(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, tokens, x_proj, dt_weight, dt_bias, A_logs, Ds, order):
-        plan = cpu_runtime.plan_of(order)
-        projected = cpu_runtime.project(tokens, x_proj, plan)
-        inputs = cpu_runtime.ScanInputs(
+        plan = launch.plan_of(order)
+        projected = launch.project(tokens, x_proj, plan)
+        inputs = launch.ScanInputs(
             plan, tokens, A_logs, Ds, dt_bias, projected=projected, dt_weight=dt_weight
         )
         needs_grad = any(ctx.needs_input_grad)
-        y, checkpoints = cpu_runtime.scan_forward(inputs, needs_grad)
+        y, checkpoints = launch.scan_forward(inputs, needs_grad)
         if needs_grad:
             ctx.plan = plan
             ctx.save_for_backward(
@@ -93,16 +93,16 @@ class _Scan2d(torch.autograd.Function):
     def backward(ctx, grad_y):
         tokens, x_proj, dt_weight, dt_bias, A_logs, Ds, projected, checkpoints = ctx.saved_tensors
         plan, n_sets = ctx.plan, dt_weight.shape[0]
-        inputs = cpu_runtime.ScanInputs(
+        inputs = launch.ScanInputs(
             plan, tokens, A_logs, Ds, dt_bias, projected=projected, dt_weight=dt_weight
         )
-        grads = cpu_runtime.scan_backward(inputs, checkpoints, grad_y.contiguous())
+        grads = launch.scan_backward(inputs, checkpoints, grad_y.contiguous())
         grad_x_proj = None
         if ctx.needs_input_grad[1]:
-            per_sequence = cpu_runtime.projection_weight_gradient(inputs, grads.projected)
+            per_sequence = launch.projection_weight_gradient(inputs, grads.projected)
             grad_x_proj = plan.sum_over_sets(per_sequence, n_sets)
         if ctx.needs_input_grad[0]:
-            cpu_runtime.add_projection_gradient(inputs, x_proj, grads.projected, grads.x)
+            launch.add_projection_gradient(inputs, x_proj, grads.projected, grads.x)
         grad_a = plan.sum_over_sets(grads.a, n_sets).reshape(A_logs.shape)
         return (
             grads.x,
@@ -117,16 +117,15 @@ class _Scan2d(torch.autograd.Function):
 
 
 class _Scan(torch.autograd.Function):
-    """Mamba's layout: u, delta `[B, K*D, L]`; A `[K*D, N]`; B, C `[B, K, N, L]`; D, bias `[K*D]`."""
+    """Mamba's layout: u, delta `[B, K*D, L]`; A `[K*D, N]`; B, C `[B, K, N, L]`; D, bias
+    `[K*D]`."""
 
     @staticmethod
     def forward(ctx, u, delta, A, B, C, D, bias, softplus):
-        plan = cpu_runtime.plain_plan(B.shape[1], u.shape[2])
-        inputs = cpu_runtime.ScanInputs(
-            plan, u, A, D, bias, delta=delta, B=B, C=C, softplus=softplus
-        )
+        plan = launch.plain_plan(B.shape[1], u.shape[2])
+        inputs = launch.ScanInputs(plan, u, A, D, bias, delta=delta, B=B, C=C, softplus=softplus)
         needs_grad = any(ctx.needs_input_grad)
-        y, checkpoints = cpu_runtime.scan_forward(inputs, needs_grad)
+        y, checkpoints = launch.scan_forward(inputs, needs_grad)
         if needs_grad:
             ctx.plan, ctx.softplus = plan, softplus
             ctx.save_for_backward(u, delta, A, B, C, D, bias, checkpoints)
@@ -136,10 +135,10 @@ class _Scan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_y):
         u, delta, A, B, C, D, bias, checkpoints = ctx.saved_tensors
-        inputs = cpu_runtime.ScanInputs(
+        inputs = launch.ScanInputs(
             ctx.plan, u, A, D, bias, delta=delta, B=B, C=C, softplus=ctx.softplus
         )
-        grads = cpu_runtime.scan_backward(inputs, checkpoints, grad_y.contiguous())
+        grads = launch.scan_backward(inputs, checkpoints, grad_y.contiguous())
         return (
             grads.x,
             grads.delta,

@@ -22,7 +22,8 @@ def selective_scan_reference(
     delta_bias: Tensor | None = None,
     delta_softplus: bool = False,
 ) -> Tensor:
-    """S6 recurrence `h = exp(dt A) h + dt B u`, `y = C h + D u` (Mamba, arXiv:2312.00752, eq. 2 and 4).
+    """S6 recurrence `h = exp(dt A) h + dt B u`, `y = C h + D u` (Mamba, arXiv:2312.00752, eq. 2 and
+    4).
 
     u, delta `[B, K*D, L]`; A `[K*D, N]`; B, C `[B, K, N, L]` or `[B, N, L]`; D, delta_bias `[K*D]`.
     Returns `[B, K*D, L]` in u's dtype; computed in float64 if an input is, else in float32.
@@ -58,9 +59,9 @@ def scan2d_reference(
 ) -> Tensor:
     """Read `x` `[B, C, H, W]` in `order`, run one S6 per sequence, return the outputs to the map.
 
-    x_proj_weight `[S, R+2N, C]`; dt_projs_weight `[S, C, R]`; dt_projs_bias `[S, C]`; A_logs `[S*C, N]`;
-    Ds `[S*C]` for S parameter sets. Pads are scanned as zeros, so the state decays at them. Returns
-    `[B, C, H, W]`; a token that no sequence reads gets 0.
+    x_proj_weight `[S, R+2N, C]`; dt_projs_weight `[S, C, R]`; dt_projs_bias `[S, C]`; A_logs `[S*C,
+    N]`; Ds `[S*C]` for S parameter sets. Pads are scanned as zeros, so the state decays at them.
+    Returns `[B, C, H, W]`; a token that no sequence reads gets 0.
     """
     batch, channels = x.shape[:2]
     dtype = accumulation_dtype(x, x_proj_weight, dt_projs_weight, A_logs)
@@ -96,7 +97,8 @@ def gather_tokens(x: Tensor, order: ScanOrder) -> Tensor:
 
 
 def put_back(ys: Tensor, order: ScanOrder) -> Tensor:
-    """Sequences `[B, K, C, L]` to `[B, C, H, W]`: every visit of a token is added, pads are dropped."""
+    """Sequences `[B, K, C, L]` to `[B, C, H, W]`: every visit of a token is added, pads are
+    dropped."""
     batch, _, channels, _ = ys.shape
     index = torch.from_numpy(order.index.copy()).to(ys.device).long().flatten()
     index = torch.where(index < 0, order.n_tokens, index)
@@ -112,6 +114,7 @@ def accumulation_dtype(*tensors: Tensor) -> torch.dtype:
 
 
 def _per_channel(m: Tensor, n_channels: int) -> Tensor:
-    """B or C `[B, K, N, L]` or `[B, N, L]`, repeated for the channels of its group: `[B, K*D, N, L]`."""
+    """B or C `[B, K, N, L]` or `[B, N, L]`, repeated for the channels of its group: `[B, K*D, N,
+    L]`."""
     grouped = m.unsqueeze(1) if m.dim() == 3 else m
     return grouped.repeat_interleave(n_channels // grouped.shape[1], dim=1)

@@ -11,11 +11,12 @@ _CHUNK_BYTES = 1 << 26
 def scan_metrics(index: np.ndarray, height: int, width: int) -> dict[str, int | float]:
     """Metrics of the table `index` `[K, L]` (-1 = pad) over a map of `height` x `width` tokens.
 
-    `tokens_scanned`: visits of real tokens; `n_pads`: steps that read none. `mean_reach`, `max_reach`:
-    the share (0 to 1) of all tokens that can influence a token through one scan, itself included, exact,
-    mean and maximum over tokens. `farthest_steps`: the most steps back along a sequence from a token to
-    one that influences it. `mean_jump`, `max_jump`: Manhattan distance in tokens between consecutive
-    tokens of a sequence; `n_jumps`: moves that go farther (Chebyshev) than the order's shortest move.
+    `tokens_scanned`: visits of real tokens; `n_pads`: steps that read none. `mean_reach`,
+    `max_reach`: the share (0 to 1) of all tokens that can influence a token through one scan,
+    itself included, exact, mean and maximum over tokens. `farthest_steps`: the most steps back
+    along a sequence from a token to one that influences it. `mean_jump`, `max_jump`: Manhattan
+    distance in tokens between consecutive tokens of a sequence; `n_jumps`: moves that go farther
+    (Chebyshev) than the order's shortest move.
     """
     n_tokens = height * width
     visits = np.bincount(index[index >= 0], minlength=n_tokens)
@@ -40,7 +41,8 @@ def scan_metrics(index: np.ndarray, height: int, width: int) -> dict[str, int | 
 def reach_counts(index: np.ndarray, n_tokens: int) -> np.ndarray:
     """For each token, how many tokens (itself included) can influence it; int64 `[n_tokens]`.
 
-    A source reaches a target if some sequence reads the source no later than it last reads the target.
+    A source reaches a target if some sequence reads the source no later than it last reads the
+    target.
     """
     counts = np.zeros(n_tokens, dtype=np.int64)
     first, last = _first_and_last(index, n_tokens)
@@ -53,7 +55,8 @@ def reach_counts(index: np.ndarray, n_tokens: int) -> np.ndarray:
 
 
 def _first_and_last(index: np.ndarray, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    """First and last step at which each sequence reads each token `[K, n_tokens]`; L and -1 if never."""
+    """First and last step at which each sequence reads each token `[K, n_tokens]`; L and -1 if
+    never."""
     n_sequences, length = index.shape
     first = np.full((n_sequences, n_tokens), length, dtype=np.int64)
     last = np.full((n_sequences, n_tokens), -1, dtype=np.int64)
@@ -105,7 +108,8 @@ def _component_counts(first: np.ndarray, last: np.ndarray) -> np.ndarray:
 
 
 def _moves(index: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Manhattan and Chebyshev distance of every move between real tokens; the longest span in steps."""
+    """Manhattan and Chebyshev distance of every move between real tokens; the longest span in
+    steps."""
     manhattan, chebyshev, farthest = [], [], 0
     for row in index:
         steps = np.flatnonzero(row >= 0)

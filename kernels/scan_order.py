@@ -1,8 +1,8 @@
 """Scan schemes as integer tables: the one source for the kernels, the models and the pictures.
 
-A scheme says, for a map of `height` x `width` tokens, which token each step of each sequence reads and
-which parameter set of the operator the sequence uses. Nothing else in this project knows what a scheme
-looks like, so a new scheme is one more entry of `SCHEMES`.
+A scheme says, for a map of `height` x `width` tokens, which token each step of each sequence reads
+and which parameter set of the operator the sequence uses. Nothing else in this project knows what a
+scheme looks like, so a new scheme is one more entry of `SCHEMES`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ PAD = -1
 class ScanOrder:
     """The order in which an operator reads the tokens of one map.
 
-    `index` is int32 `[K, L]`: the row-major token id `y * width + x` that sequence k reads at step l, -1
-    for a pad token (input 0, but the state still decays). `parameter_set` is `[K]`: the parameter group
-    that sequence k uses. `merge` says how outputs return to the map: "place" (every token is visited at
-    most once) or "sum" (all visits of a token are added). Both arrays are read-only.
+    `index` is int32 `[K, L]`: the row-major token id `y * width + x` that sequence k reads at step
+    l, -1 for a pad token (input 0, but the state still decays). `parameter_set` is `[K]`: the
+    parameter group that sequence k uses. `merge` says how outputs return to the map: "place" (every
+    token is visited at most once) or "sum" (all visits of a token are added). Both arrays are
+    read-only.
     """
 
     name: str
@@ -49,13 +50,13 @@ class ScanOrder:
             raise ValueError("index is empty: an order needs at least one sequence of one step.")
         if sets.shape[0] != index.shape[0] or sets.min() < 0:
             raise ValueError(
-                f"parameter_set must hold one number >= 0 for each of the {index.shape[0]} sequences; "
-                f"given {sets.tolist()}."
+                f"parameter_set must hold one number >= 0 for each of the {index.shape[0]} "
+                f"sequences; given {sets.tolist()}."
             )
         if index.min() < PAD or index.max() >= self.n_tokens:
             raise ValueError(
-                f"index holds {index.min()} to {index.max()}; allowed are -1 (pad) and the tokens 0 to "
-                f"{self.n_tokens - 1} of a {self.height} x {self.width} map."
+                f"index holds {index.min()} to {index.max()}; allowed are -1 (pad) and the tokens "
+                f"0 to {self.n_tokens - 1} of a {self.height} x {self.width} map."
             )
         if self.merge not in ("place", "sum"):
             raise ValueError(f"merge is {self.merge!r}; allowed are 'place' and 'sum'.")
@@ -125,8 +126,8 @@ class Scheme:
 def build_es2d(height: int, width: int, step: int) -> tuple[np.ndarray, np.ndarray]:
     """Tables `[p*p, L]` and `[p*p]` of the atrous scan; see `SCHEMES["es2d"]`.
 
-    A step larger than a side leaves some phases without tokens: they stay, as sequences of pads only,
-    so that K is always p*p and sequence k always means phase (k mod p, k div p).
+    A step larger than a side leaves some phases without tokens: they stay, as sequences of pads
+    only, so that K is always p*p and sequence k always means phase (k mod p, k div p).
     """
     p = step
     rows, columns = -(-height // p), -(-width // p)
@@ -151,16 +152,17 @@ def build_ss2d(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
 
 SCHEMES: Mapping[str, Scheme] = {
     "es2d": Scheme(
-        "Atrous scan: p x p phases, each token read once; the phase that starts at row i, column j is "
-        "sequence i + p*j, row-major for even i and column-major for odd i, with parameter set "
-        "(i mod 2) + 2*(j mod 2) (EfficientVMamba, Pei et al. 2024, arXiv:2403.09977; theirs is step 2).",
+        "Atrous scan: p x p phases, each token read once; the phase that starts at row i, column j "
+        "is sequence i + p*j, row-major for even i and column-major for odd i, with parameter set "
+        "(i mod 2) + 2*(j mod 2) (EfficientVMamba, Pei et al. 2024, arXiv:2403.09977; theirs is "
+        "step 2).",
         "place",
         build_es2d,
         (Parameter("step", default=2, minimum=1, meaning="distance in tokens between phases"),),
     ),
     "ss2d": Scheme(
-        "Cross-scan: every token read four times, row by row, column by column and both in reverse; the "
-        "four outputs are added (VMamba, Liu et al. 2024, arXiv:2401.10166).",
+        "Cross-scan: every token read four times, row by row, column by column and both in "
+        "reverse; the four outputs are added (VMamba, Liu et al. 2024, arXiv:2401.10166).",
         "sum",
         build_ss2d,
     ),
@@ -169,7 +171,8 @@ SCHEMES: Mapping[str, Scheme] = {
 
 @dataclass(frozen=True)
 class ScanSpec:
-    """A scheme with its parameters, before a map size is known. Text form: `es2d:step=2`, `ss2d`."""
+    """A scheme with its parameters, before a map size is known. Text form: `es2d:step=2`,
+    `ss2d`."""
 
     name: str
     params: dict[str, int] = field(default_factory=dict)
@@ -227,8 +230,8 @@ class ScanSpec:
 def scan_order(scan: str | ScanSpec, height: int, width: int, **params: int) -> ScanOrder:
     """The table of a scheme for a map of `height` x `width` tokens.
 
-    `scan` is a name (`es2d`), a text form (`es2d:step=3`) or a `ScanSpec`. The same question gives the
-    same object.
+    `scan` is a name (`es2d`), a text form (`es2d:step=3`) or a `ScanSpec`. The same question gives
+    the same object.
     """
     spec = ScanSpec.of(scan, **params)
     height, width = _whole_number("height", height, 1), _whole_number("width", width, 1)

@@ -29,8 +29,8 @@ def resolve_backend(
 ) -> tuple[str, str]:
     """The backend that runs tensors of `dtype` on `device`, and why, in words.
 
-    "auto" takes Triton on a CUDA device, the compiled kernel on a CPU, and the reference where neither
-    can run. A backend that is named explicitly is returned or refused, never replaced.
+    "auto" takes Triton on a CUDA device, the compiled kernel on a CPU, and the reference where
+    neither can run. A backend that is named explicitly is returned or refused, never replaced.
     """
     device = torch.device(device)
     if backend == "auto":
@@ -57,9 +57,9 @@ def selective_scan(
 ) -> Tensor:
     """Selective scan (S6) in Mamba's layout: `h = exp(dt A) h + dt B u`, `y = C h + D u`.
 
-    u, delta `[B, K*D, L]`; A `[K*D, N]`; B, C `[B, K, N, L]` or `[B, N, L]`; D, delta_bias `[K*D]`; dt is
-    delta plus bias, through softplus if `delta_softplus`. Returns `[B, K*D, L]` in u's dtype; the state
-    is kept in float32, or in float64 if an input is float64.
+    u, delta `[B, K*D, L]`; A `[K*D, N]`; B, C `[B, K, N, L]` or `[B, N, L]`; D, delta_bias `[K*D]`;
+    dt is delta plus bias, through softplus if `delta_softplus`. Returns `[B, K*D, L]` in u's dtype;
+    the state is kept in float32, or in float64 if an input is float64.
     """
     check_selective_scan(u, delta, A, B, C, D, delta_bias)
     dtype = reference.accumulation_dtype(u, delta, A, B, C)
@@ -84,12 +84,13 @@ def scan2d(
     backend: str = "auto",
     **order_params: int,
 ) -> Tensor:
-    """Scan a map of tokens along `order`: gather, project to (dt, B, C), S6 with softplus, put back.
+    """Scan a map of tokens along `order`: gather, project to (dt, B, C), S6 with softplus, put
+    back.
 
-    x `[B, C, H, W]`; with S parameter sets: x_proj_weight `[S, R+2N, C]`, dt_projs_weight `[S, C, R]`,
-    dt_projs_bias `[S, C]`, A_logs `[S*C, N]`, Ds `[S*C]`. Returns `[B, C, H, W]` in x's dtype, in
-    channels-last memory if x is (the fast path). `order` is a name, a `ScanSpec` or a table of your own;
-    `order_params` are a named scheme's parameters (`step=3`).
+    x `[B, C, H, W]`; with S parameter sets: x_proj_weight `[S, R+2N, C]`, dt_projs_weight `[S, C,
+    R]`, dt_projs_bias `[S, C]`, A_logs `[S*C, N]`, Ds `[S*C]`. Returns `[B, C, H, W]` in x's dtype,
+    in channels-last memory if x is (the fast path). `order` is a name, a `ScanSpec` or a table of
+    your own; `order_params` are a named scheme's parameters (`step=3`).
     """
     check_scan2d(x, x_proj_weight, dt_projs_weight, dt_projs_bias, A_logs, Ds)
     if isinstance(order, ScanOrder):

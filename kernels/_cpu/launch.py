@@ -1,106 +1,19 @@
-"""Compiling the CPU programs, running them on torch's threads, and the tables they read.
-
-The programs run inside torch's own OpenMP pool (`GOMP_parallel` of the library that torch loaded).
-numba's thread layers are not used: its `workqueue` layer aborts the process when two threads call it, and
-a second OpenMP pool would spin against torch's.
-"""
+"""From tensors to the programs' tables and back: one function per program."""
 
 from __future__ import annotations
 
-import ctypes
-import threading
 import weakref
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, lru_cache
-from pathlib import Path
-from typing import Any
+from functools import lru_cache
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels._cpu import columns as col
+from kernels._cpu.run import run_program
 from kernels.scan_order import PAD, ScanOrder
-
-_compile_lock = threading.Lock()
-
-
-@cache
-def unavailable_reason() -> str | None:
-    """Why numba cannot be used; None if it can."""
-    try:
-        import numba  # noqa: F401
-    except ImportError as error:
-        return f"numba cannot be imported ({error}); pip install numba"
-    return None
-
-
-@cache
-def _openmp() -> Any | None:
-    """`GOMP_parallel` of the OpenMP library that torch uses, or None."""
-    for name in ("libtorch_cpu.so", "libgomp.so.1"):
-        try:
-            # Looking in libtorch_cpu also looks in the libraries that it was linked with.
-            library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / name))
-            run = library.GOMP_parallel
-        except (OSError, AttributeError):
-            continue
-        run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
-        run.restype = None
-        return run
-    return None
-
-
-@cache
-def _python_threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(thread_name_prefix="scan")
-
-
-_programs: dict[str, Any] = {}
-
-
-def program(name: str) -> Any:
-    """The compiled program, a numba `CFunc`; compiled or read from numba's cache at first use."""
-    with _compile_lock:
-        if name not in _programs:
-            import numba
-
-            from kernels import cpu_loops as loops
-
-            function = loops.PROGRAMS[name]
-            try:
-                compiled = numba.cfunc(loops.SIGNATURE, cache=True, **loops.OPTIONS)(function)
-            except RuntimeError:
-                # No directory to write to, not even the user's: compile for this process only.
-                compiled = numba.cfunc(loops.SIGNATURE, **loops.OPTIONS)(function)
-            _programs[name] = compiled
-        return _programs[name]
-
-
-def run_program(name: str, table: np.ndarray, n_items: int, scratch_floats: int = 0) -> None:
-    """Work through `n_items` items of a program on as many threads as torch uses."""
-    from kernels import cpu_loops as loops
-
-    compiled = program(name)
-    n_threads = max(1, min(torch.get_num_threads(), n_items))
-    # A cache line between the workers' parts, so that they do not share lines.
-    size = 4 * (-(-scratch_floats // 16) * 16 + 16)
-    scratch = torch.empty(n_threads * size + 64, dtype=torch.uint8)
-    table[loops.NEXT_ITEM] = table[loops.NEXT_WORKER] = 0
-    table[loops.N_ITEMS] = n_items
-    table[loops.SCRATCH] = -(-scratch.data_ptr() // 64) * 64
-    table[loops.SCRATCH_SIZE] = size
-    openmp = _openmp()
-    if n_threads == 1:
-        compiled.ctypes(table.ctypes.data)
-    elif openmp is not None:
-        openmp(compiled.address, table.ctypes.data, n_threads, 0)
-    else:
-        run = (_python_threads().submit, compiled.ctypes, table.ctypes.data)
-        tasks = [run[0](*run[1:]) for _ in range(n_threads)]
-        for task in tasks:
-            task.result()
 
 
 class Plan:
@@ -159,8 +72,9 @@ def plain_plan(n_sequences: int, length: int) -> Plan:
 class ScanInputs:
     """Contiguous float32 inputs of one scan, in one of two layouts.
 
-    Map: x `[B, tokens, C]`, projected `[B, K, L, R+2N]`, A = A_logs `[S*C, N]`, dt_weight `[S, C, R]`.
-    Rows (Mamba): x, delta `[B, K*C, L]`, B, C `[B, K, N, L]`, A `[K*C, N]`. skip, bias: `[S*C]`.
+    Map: x `[B, tokens, C]`, projected `[B, K, L, R+2N]`, A = A_logs `[S*C, N]`, dt_weight `[S, C,
+    R]`. Rows (Mamba): x, delta `[B, K*C, L]`, B, C `[B, K, N, L]`, A `[K*C, N]`. skip, bias:
+    `[S*C]`.
     """
 
     plan: Plan
@@ -193,12 +107,17 @@ class ScanInputs:
         return self.A.shape[1]
 
     @property
+    def padded_states(self) -> int:
+        """States in fours, as the programs hold them."""
+        return -(-self.states // 4) * 4
+
+    @property
     def rank(self) -> int:
         return 0 if self.dt_weight is None else self.dt_weight.shape[2]
 
     @property
     def blocks(self) -> int:
-        return -(-self.channels // 16)
+        return -(-self.channels // col.LANES)
 
     def groups(self, items_per_thread: int) -> int:
         """Into how many items the channel blocks of a sequence are split to keep threads busy."""
@@ -245,28 +164,25 @@ class ScanInputs:
 
 def make_table(sizes: dict[str, int], tensors: dict[str, Tensor | None]) -> np.ndarray:
     """The int64 columns of `cpu_loops` from sizes and from the tensors' addresses."""
-    from kernels import cpu_loops as loops
-
-    table = np.zeros(loops.N_COLUMNS, dtype=np.int64)
+    table = np.zeros(col.N_COLUMNS, dtype=np.int64)
     for name, size in sizes.items():
-        table[getattr(loops, name)] = size
+        table[getattr(col, name)] = size
     for name, tensor in tensors.items():
         if tensor is not None:
             assert tensor.is_contiguous() and tensor.dtype == torch.float32, name
-            table[getattr(loops, name)] = tensor.data_ptr()
+            table[getattr(col, name)] = tensor.data_ptr()
     return table
 
 
 def project(x: Tensor, weight: Tensor, plan: Plan) -> Tensor:
-    """Tokens `[B, tokens, C]` times the weights `[S, P, C]` of each sequence's set: `[B, K, L, P]`."""
-    from kernels import cpu_loops as loops
-
+    """Tokens `[B, tokens, C]` times the weights `[S, P, C]` of each sequence's set: `[B, K, L,
+    P]`."""
     batch, _, channels = x.shape
     width = weight.shape[1]
     # Columns padded to whole vectors: [S, C, P padded to 16].
-    padded = F.pad(weight.transpose(1, 2), (0, -width % loops.LANES)).contiguous()
+    padded = F.pad(weight.transpose(1, 2), (0, -width % col.LANES)).contiguous()
     out = x.new_empty(batch, plan.n_sequences, plan.length, width)
-    groups = -(-plan.length // (loops.ROWS * loops.PARTS))
+    groups = -(-plan.length // (col.ROWS * col.PARTS))
     sizes = {
         "SEQUENCES": plan.n_sequences,
         "LENGTH": plan.length,
@@ -284,25 +200,22 @@ def project(x: Tensor, weight: Tensor, plan: Plan) -> Tensor:
 
 def scan_forward(inputs: ScanInputs, with_checkpoints: bool) -> tuple[Tensor, Tensor | None]:
     """Outputs shaped like x, and the states before every chunk but the first."""
-    from kernels import cpu_loops as loops
-
     y = inputs.plan.outputs(inputs.x)
     checkpoints = None
     if with_checkpoints:
-        n_stored = (inputs.plan.length - 1) // loops.CHUNK
+        n_stored = (inputs.plan.length - 1) // col.CHUNK
         slots = inputs.batch * inputs.plan.n_sequences * n_stored * inputs.blocks
-        padded = -(-inputs.states // 4) * 4
-        checkpoints = inputs.x.new_empty(max(1, slots), padded, loops.LANES)
+        checkpoints = inputs.x.new_empty(max(1, slots), inputs.padded_states, col.LANES)
     groups = inputs.groups(items_per_thread=4)
     table = inputs.table(groups, Y=y, CHECKPOINTS=checkpoints)
-    scratch = loops.forward_scratch(inputs.states, inputs.rank, inputs.blocks)
-    run_program("forward", table, inputs.n_items(groups), scratch)
+    run_program("forward", table, inputs.n_items(groups), _forward_scratch(inputs))
     return y, checkpoints
 
 
 @dataclass
 class ScanGradients:
-    """Gradients in the layout of `ScanInputs`; a, bias, skip and dt_weight are per sequence `[K, ...]`."""
+    """Gradients in the layout of `ScanInputs`; a, bias, skip and dt_weight are per sequence `[K,
+    ...]`."""
 
     x: Tensor
     a: Tensor
@@ -317,18 +230,15 @@ class ScanGradients:
 
 def scan_backward(inputs: ScanInputs, checkpoints: Tensor, grad_y: Tensor) -> ScanGradients:
     """Gradients of all inputs of the scan."""
-    from kernels import cpu_loops as loops
-
     plan, x = inputs.plan, inputs.x
-    # The blocks of a sequence share the gradients of B and C. Each group sums its own; the groups' sums
-    # are added here. One group is best, unless that leaves threads without work.
+    # The blocks of a sequence share the gradients of B and C. Each group sums its own; the groups'
+    # sums are added here. One group is best, unless that leaves threads without work.
     groups = inputs.groups(items_per_thread=1)
-    padded = -(-inputs.states // 4) * 4
     per_block = (inputs.batch, plan.n_sequences, inputs.blocks)
     grad_x = plan.outputs(x)
-    grad_a = x.new_empty(*per_block, padded, loops.LANES)
-    grad_dt_weight = x.new_empty(*per_block, inputs.rank, loops.LANES)
-    grad_bias, grad_skip = (x.new_empty(*per_block, loops.LANES) for _ in range(2))
+    grad_a = x.new_empty(*per_block, inputs.padded_states, col.LANES)
+    grad_dt_weight = x.new_empty(*per_block, inputs.rank, col.LANES)
+    grad_bias, grad_skip = (x.new_empty(*per_block, col.LANES) for _ in range(2))
     projected = delta = B = C = None
     if inputs.is_map:
         projected = x.new_empty(groups, *inputs.projected.shape)
@@ -349,8 +259,7 @@ def scan_backward(inputs: ScanInputs, checkpoints: Tensor, grad_y: Tensor) -> Sc
         GRAD_BIAS=grad_bias,
         GRAD_SKIP=grad_skip,
     )
-    scratch = loops.backward_scratch(inputs.states, inputs.rank, inputs.blocks)
-    run_program("backward", table, inputs.n_items(groups), scratch)
+    run_program("backward", table, inputs.n_items(groups), _backward_scratch(inputs))
 
     def per_channel(grad: Tensor) -> Tensor:
         """Sum over the batch, `[B, K, blocks, n, 16]` to `[K, C, n]`."""
@@ -382,15 +291,13 @@ def add_projection_gradient(
 
 def projection_weight_gradient(inputs: ScanInputs, grad_projected: Tensor) -> Tensor:
     """Gradient of the projection's weights, per sequence: `[K, P, C]`."""
-    from kernels import cpu_loops as loops
-
     width = grad_projected.shape[3]
     n_sequences = inputs.plan.n_sequences
     # A fixed number of partial sums, so that the result does not depend on the number of threads.
     slices = min(8, inputs.batch)
     partial = inputs.x.new_empty(slices, n_sequences, width, inputs.channels)
     table = inputs.table(1, GRAD_PROJECTED=grad_projected, GRAD_X_WEIGHT=partial)
-    table[loops.SLICES] = slices
+    table[col.SLICES] = slices
     run_program("project_weight", table, slices * n_sequences * inputs.blocks)
     return partial.sum(0)
 
@@ -399,3 +306,19 @@ def _sum_groups(grad: Tensor | None) -> Tensor | None:
     if grad is None:
         return None
     return grad[0] if grad.shape[0] == 1 else grad.sum(0)
+
+
+def _forward_scratch(inputs: ScanInputs) -> int:
+    """Floats that one thread needs for the forward program (`forward.py` has the layout)."""
+    padded = inputs.padded_states
+    vectors = (2 * padded + inputs.rank) * inputs.blocks + 4 * col.CHUNK
+    return col.LANES * vectors + col.CHUNK * 2 * padded
+
+
+def _backward_scratch(inputs: ScanInputs) -> int:
+    """Floats that one thread needs for the backward program (`backward.py` has the layout)."""
+    padded = inputs.padded_states
+    sums = 4 * (-(-inputs.rank // col.LANES) + 2 * -(-inputs.states // col.LANES))
+    per_step = 15 + sums
+    vectors = (2 * padded + inputs.rank) * inputs.blocks + padded + per_step * col.CHUNK
+    return col.LANES * vectors + col.CHUNK * 2 * padded

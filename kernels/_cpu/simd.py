@@ -1,9 +1,9 @@
 """Sixteen float32 lanes as a value inside numba functions.
 
-LLVM's loop vectoriser needs proofs (no aliasing, known trip counts) that a scan over raw buffers does
-not give it. Here the vectors are written down instead: each function below is one LLVM instruction on
-`<16 x float>`, which the processor's back end splits where its registers are narrower (AVX2, NEON).
-Addresses are plain integers in bytes; offsets count floats.
+LLVM's loop vectoriser needs proofs (no aliasing, known trip counts) that a scan over raw buffers
+does not give it. Here the vectors are written down instead: each function below is one LLVM
+instruction on `<16 x float>`, which the processor's back end splits where its registers are
+narrower (AVX2, NEON). Addresses are plain integers in bytes; offsets count floats.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from llvmlite import ir
 from numba import types
 from numba.core.extending import intrinsic, models, overload, register_model
 
-LANES = 16
+LANES = 16  # channels of one vector
 
 _F32 = ir.FloatType()
 _I32 = ir.IntType(32)
@@ -234,7 +234,8 @@ def clamp_exponent(typingctx, value):
 
     def codegen(context, builder, signature, args):
         bits = _as_bits(builder, args[0])
-        # The bits of negative floats, read without a sign, grow away from 0 and lie above all others.
+        # The bits of negative floats, read without a sign, grow away from 0 and lie above all
+        # others.
         lowest = _all_lanes(0xC2FE0000)
         bits = builder.select(builder.icmp_unsigned("<", bits, lowest), bits, lowest)
         highest = _all_lanes(0x43000000)
@@ -318,8 +319,8 @@ def finish_sums(typingctx, base, offset):
 def transpose(typingctx, source, source_stride, n_rows, n_columns, target, target_stride, n_stored):
     """Transpose up to 16 x 16 floats between rows `source_stride` and `target_stride` floats apart.
 
-    Reads `n_rows` rows of `n_columns`, writes `n_columns` rows of `n_stored` lanes; lanes of rows that
-    were not read are 0.
+    Reads `n_rows` rows of `n_columns`, writes `n_columns` rows of `n_stored` lanes; lanes of rows
+    that were not read are 0.
     """
 
     def codegen(context, builder, signature, args):
