@@ -20,6 +20,7 @@ from workbench.figures.theme import (
     LIGHT,
     block_sum,
     percent,
+    resolve,
     scan_label,
     significant,
 )
@@ -124,7 +125,7 @@ def erf_figure(a: ErfResult, b: ErfResult) -> Figure:
     delta = block_sum(b.mass, cell) - block_sum(a.mass, cell)
     root = np.sign(delta) * np.sqrt(np.abs(delta))
     limit = float(np.abs(root).max()) or 1.0
-    colours = LinearSegmentedColormap.from_list("ab", DIVERGING)
+    colours = LinearSegmentedColormap.from_list("ab", resolve(DIVERGING))
     axes[2].imshow(root, cmap=colours, vmin=-limit, vmax=limit, extent=extent)
     _map_axes(axes[2], f"B - A, signed root, +-{limit:.1e}", height, width)
     for result, colour in ((a, "@a"), (b, "@b")):

@@ -27,17 +27,24 @@ LIGHT: dict[str, str] = {
     "@conv": "#64748b",
     "@residual": "#b6c2d1",
     "@paper": "#ffffff",
+    "@d0": "#0b5e57",
+    "@d1": "#2f8a80",
+    "@d2": "#74b8ae",
+    "@d3": "#bcdcd6",
+    "@d4": "#f4f3f0",
+    "@d5": "#f2d3bd",
+    "@d6": "#e3a17a",
+    "@d7": "#cb6a3a",
+    "@d8": "#9c3408",
 }
 GROUP_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # Okabe-Ito
 CIVIDIS = (
     "#00224e", "#123570", "#3b496c", "#575d6d", "#707173",
     "#8a8678", "#a59c74", "#c3b369", "#e1cc55", "#fee838",
 )  # fmt: skip
-# Scheme A (teal) against scheme B (orange), neutral at zero; lightness symmetric.
-DIVERGING = (
-    "#0b5e57", "#2f8a80", "#74b8ae", "#bcdcd6", "#f4f3f0",
-    "#f2d3bd", "#e3a17a", "#cb6a3a", "#9c3408",
-)  # fmt: skip
+# Scheme A (teal) against scheme B (orange), neutral at zero; nine steps, tokens because the
+# neutral is the paper's: light on the light page, dark on the dark one.
+DIVERGING = tuple(f"@d{i}" for i in range(9))
 
 NUMBER_WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 

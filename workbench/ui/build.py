@@ -57,7 +57,7 @@ def _sidebar(wb: Workbench, handlers: Handlers, view: View) -> dict[str, Any]:
     scans = [(choice.label, choice.name) for choice in wb.scans()]
     c: dict[str, Any] = {}
     with gr.Column(elem_id="wb-controls"):
-        c["photos"] = PhotoPicker(handlers.photo_choices(view.photo), elem_id="wb-photos")
+        c["photos"] = PhotoPicker(handlers.photo_choices(view), elem_id="wb-photos")
         c["upload"] = gr.UploadButton(
             "Add a photo (or paste, or drop)", file_types=["image"], size="sm", elem_id="wb-upload"
         )

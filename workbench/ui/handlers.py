@@ -14,6 +14,7 @@ import gradio as gr
 
 from workbench import permalink
 from workbench.errors import CancelledError, WorkbenchError
+from workbench.photos import prepare
 from workbench.results import PredictionResult
 from workbench.runtime import Workbench
 from workbench.ui import texts
@@ -228,28 +229,40 @@ class Handlers:
             "stage": view.stage,
             "size": view.size,
             "fit": view.fit,
-            "photos": dump(self.photo_choices(view.photo)),
+            "photos": dump(self.photo_choices(view)),
             "focus": dump(texts.focus_box(view, stride)),
         }
 
-    def photo_choices(self, selected: str) -> dict[str, Any]:
-        """The gallery, after the session's own photo where one is in view."""
+    def photo_choices(self, view: View) -> dict[str, Any]:
+        """The gallery, after the session's own photo where one is in view, and the crop in use."""
         photos = self.wb.photos.list()
-        if selected not in {photo.id for photo in photos}:
-            photos = (self.wb.photos.get(selected), *photos)
+        photo = self.wb.photos.get(view.photo)
+        if photo.id not in {p.id for p in photos}:
+            photos = (photo, *photos)
+        prepared = prepare(photo, view.size, view.fit)
+        height, width = prepared.rgb.shape[:2]
+        _, _, rows, columns = prepared.crop
+        words = [f"{columns} × {rows} of {photo.width} × {photo.height} px, as {width} × {height}"]
+        if photo.note:
+            words.append(photo.note)
         return {
+            "preview": {
+                "source": photo.thumbnail(220),
+                "size": [photo.height, photo.width],
+                "crop": list(prepared.crop),
+                "text": "; ".join(words),
+                "credit": f"{photo.title}, {photo.credit}",
+            },
             "photos": [
                 {
-                    "id": photo.id,
-                    "title": photo.title,
-                    "credit": f"{photo.credit} ({photo.licence})"
-                    if photo.licence
-                    else photo.credit,
-                    "thumbnail": photo.thumbnail(96),
+                    "id": p.id,
+                    "title": p.title,
+                    "credit": f"{p.credit} ({p.licence})" if p.licence else p.credit,
+                    "thumbnail": p.thumbnail(96),
                 }
-                for photo in photos
+                for p in photos
             ],
-            "selected": selected,
+            "selected": photo.id,
         }
 
     @staticmethod

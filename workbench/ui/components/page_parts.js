@@ -8,11 +8,13 @@ window.WorkbenchParts.page = ({ el, send }) => {
       this.props = props;
       this.trigger = trigger;
       this.node = el("div", { class: "wb-photos", role: "radiogroup", "aria-label": "Photo" });
-      element.replaceChildren(this.node);
+      this.preview = el("div", { class: "wb-preview" });
+      element.replaceChildren(this.node, this.preview);
     }
 
     update() {
-      const { photos, selected } = JSON.parse(this.props.value || '{"photos": []}');
+      const { photos, selected, preview } = JSON.parse(this.props.value || '{"photos": []}');
+      if (preview) this.showCrop(preview);
       this.node.replaceChildren(...photos.map((photo) =>
         el("button", {
           type: "button", role: "radio", class: "wb-photo", "data-photo": photo.id, title: `${photo.title}. ${photo.credit}`,
@@ -22,6 +24,20 @@ window.WorkbenchParts.page = ({ el, send }) => {
             this.trigger("choose", { id: photo.id });
           },
         }, el("img", { src: photo.thumbnail, alt: "" }))));
+    }
+
+    /* The whole photo with the part that the network sees. */
+    showCrop({ source, size, crop, text, credit }) {
+      const [height, width] = size;
+      const [top, left, h, w] = crop;
+      const frame = el("div", { class: "wb-crop", "aria-hidden": "true" });
+      frame.style.cssText =
+        `left:${(100 * left) / width}%;top:${(100 * top) / height}%;` +
+        `width:${(100 * w) / width}%;height:${(100 * h) / height}%`;
+      this.preview.replaceChildren(
+        el("div", { class: "wb-whole" }, el("img", { src: source, alt: `${credit}. Used: ${text}` }), frame),
+        el("p", { text, title: `${credit}. ${text}` }),
+      );
     }
   }
 
