@@ -1,5 +1,4 @@
-"""Checks of what the public operators are given; every message names the argument and what it must
-be."""
+"""Checks of what the public operators are given; every message names the argument."""
 
 from __future__ import annotations
 

@@ -117,8 +117,7 @@ class _Scan2d(torch.autograd.Function):
 
 
 class _Scan(torch.autograd.Function):
-    """Mamba's layout: u, delta `[B, K*D, L]`; A `[K*D, N]`; B, C `[B, K, N, L]`; D, bias
-    `[K*D]`."""
+    """Mamba's layout: u, delta `[B, K*D, L]`; A `[K*D, N]`; B, C `[B, K, N, L]`; bias `[K*D]`."""
 
     @staticmethod
     def forward(ctx, u, delta, A, B, C, D, bias, softplus):

@@ -22,8 +22,7 @@ def selective_scan_reference(
     delta_bias: Tensor | None = None,
     delta_softplus: bool = False,
 ) -> Tensor:
-    """S6 recurrence `h = exp(dt A) h + dt B u`, `y = C h + D u` (Mamba, arXiv:2312.00752, eq. 2 and
-    4).
+    """S6 recurrence `h = exp(dt A) h + dt B u`, `y = C h + D u` (Mamba, arXiv:2312.00752).
 
     u, delta `[B, K*D, L]`; A `[K*D, N]`; B, C `[B, K, N, L]` or `[B, N, L]`; D, delta_bias `[K*D]`.
     Returns `[B, K*D, L]` in u's dtype; computed in float64 if an input is, else in float32.
@@ -97,8 +96,7 @@ def gather_tokens(x: Tensor, order: ScanOrder) -> Tensor:
 
 
 def put_back(ys: Tensor, order: ScanOrder) -> Tensor:
-    """Sequences `[B, K, C, L]` to `[B, C, H, W]`: every visit of a token is added, pads are
-    dropped."""
+    """Sequences `[B, K, C, L]` to `[B, C, H, W]`: all visits of a token added, pads dropped."""
     batch, _, channels, _ = ys.shape
     index = torch.from_numpy(order.index.copy()).to(ys.device).long().flatten()
     index = torch.where(index < 0, order.n_tokens, index)
@@ -114,7 +112,6 @@ def accumulation_dtype(*tensors: Tensor) -> torch.dtype:
 
 
 def _per_channel(m: Tensor, n_channels: int) -> Tensor:
-    """B or C `[B, K, N, L]` or `[B, N, L]`, repeated for the channels of its group: `[B, K*D, N,
-    L]`."""
+    """B or C, `[B, K, N, L]` or `[B, N, L]`, for every channel: `[B, K*D, N, L]`."""
     grouped = m.unsqueeze(1) if m.dim() == 3 else m
     return grouped.repeat_interleave(n_channels // grouped.shape[1], dim=1)

@@ -48,15 +48,12 @@ def reach_counts(index: np.ndarray, n_tokens: int) -> np.ndarray:
     first, last = _first_and_last(index, n_tokens)
     for sequences in _components(index, n_tokens):
         tokens = np.flatnonzero((last[sequences] >= 0).any(axis=0))
-        counts[tokens] = _component_counts(
-            first[np.ix_(sequences, tokens)], last[np.ix_(sequences, tokens)]
-        )
+        counts[tokens] = _component_counts(first[sequences][:, tokens], last[sequences][:, tokens])
     return counts
 
 
 def _first_and_last(index: np.ndarray, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    """First and last step at which each sequence reads each token `[K, n_tokens]`; L and -1 if
-    never."""
+    """First and last step at which a sequence reads a token `[K, n_tokens]`; L and -1: never."""
     n_sequences, length = index.shape
     first = np.full((n_sequences, n_tokens), length, dtype=np.int64)
     last = np.full((n_sequences, n_tokens), -1, dtype=np.int64)
@@ -101,15 +98,14 @@ def _component_counts(first: np.ndarray, last: np.ndarray) -> np.ndarray:
     rows = max(1, _CHUNK_BYTES // n_tokens)
     for start in range(0, n_tokens, rows):
         reached = np.zeros((min(rows, n_tokens - start), n_tokens), dtype=bool)
-        for k in range(first.shape[0]):
-            reached |= first[k][None, :] <= last[k, start : start + rows, None]
+        for opened, closed in zip(first, last, strict=True):
+            reached |= opened[None, :] <= closed[start : start + rows, None]
         counts[start : start + rows] = reached.sum(axis=1)
     return counts
 
 
 def _moves(index: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Manhattan and Chebyshev distance of every move between real tokens; the longest span in
-    steps."""
+    """Manhattan and Chebyshev distance of every move between tokens; the longest span."""
     manhattan, chebyshev, farthest = [], [], 0
     for row in index:
         steps = np.flatnonzero(row >= 0)

@@ -171,8 +171,7 @@ SCHEMES: Mapping[str, Scheme] = {
 
 @dataclass(frozen=True)
 class ScanSpec:
-    """A scheme with its parameters, before a map size is known. Text form: `es2d:step=2`,
-    `ss2d`."""
+    """A scheme with its parameters, without a map size. Text form: `es2d:step=2`, `ss2d`."""
 
     name: str
     params: dict[str, int] = field(default_factory=dict)
@@ -265,6 +264,6 @@ def _read_only(array: np.ndarray, dtype: type, name: str, n_dims: int) -> np.nda
             f"{name} must be whole numbers in {n_dims} dimensions; given {given.dtype} "
             f"of shape {list(given.shape)}."
         )
-    copy = np.array(given, dtype=dtype, order="C")
+    copy: np.ndarray = np.array(given, dtype=dtype, order="C")
     copy.setflags(write=False)
     return copy

@@ -84,8 +84,7 @@ def scan2d(
     backend: str = "auto",
     **order_params: int,
 ) -> Tensor:
-    """Scan a map of tokens along `order`: gather, project to (dt, B, C), S6 with softplus, put
-    back.
+    """Scan a map of tokens along `order`: gather, project to (dt, B, C), S6, put back.
 
     x `[B, C, H, W]`; with S parameter sets: x_proj_weight `[S, R+2N, C]`, dt_projs_weight `[S, C,
     R]`, dt_projs_bias `[S, C]`, A_logs `[S*C, N]`, Ds `[S*C]`. Returns `[B, C, H, W]` in x's dtype,

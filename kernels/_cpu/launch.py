@@ -35,6 +35,10 @@ class Plan:
         if index is not None and not is_sum:
             self.writes_all = int((index != PAD).sum()) == n_tokens
 
+    @property
+    def index_address(self) -> int:
+        return 0 if self.index is None else self.index.ctypes.data
+
     def sum_over_sets(self, per_sequence: Tensor, n_sets: int) -> Tensor:
         """`[K, ...]` to `[S, ...]`, added in the order of the sequences."""
         if np.array_equal(self.sets, np.arange(n_sets)):
@@ -145,7 +149,7 @@ class ScanInputs:
             "SOFTPLUS": self.softplus,
             "IS_MAP": self.is_map,
             "IS_SUM": plan.is_sum,
-            "INDEX": 0 if plan.index is None else plan.index.ctypes.data,
+            "INDEX": plan.index_address,
             "SETS": plan.sets.ctypes.data,
         }
         tensors = {
@@ -175,8 +179,7 @@ def make_table(sizes: dict[str, int], tensors: dict[str, Tensor | None]) -> np.n
 
 
 def project(x: Tensor, weight: Tensor, plan: Plan) -> Tensor:
-    """Tokens `[B, tokens, C]` times the weights `[S, P, C]` of each sequence's set: `[B, K, L,
-    P]`."""
+    """Tokens `[B, tokens, C]` along the order times weights `[S, P, C]`: `[B, K, L, P]`."""
     batch, _, channels = x.shape
     width = weight.shape[1]
     # Columns padded to whole vectors: [S, C, P padded to 16].
@@ -190,7 +193,7 @@ def project(x: Tensor, weight: Tensor, plan: Plan) -> Tensor:
         "CHANNELS": channels,
         "GROUPS": groups,
         "WIDTH": width,
-        "INDEX": plan.index.ctypes.data,
+        "INDEX": plan.index_address,
         "SETS": plan.sets.ctypes.data,
     }
     table = make_table(sizes, {"X": x, "X_WEIGHT": padded, "PROJECTED": out})
@@ -214,8 +217,7 @@ def scan_forward(inputs: ScanInputs, with_checkpoints: bool) -> tuple[Tensor, Te
 
 @dataclass
 class ScanGradients:
-    """Gradients in the layout of `ScanInputs`; a, bias, skip and dt_weight are per sequence `[K,
-    ...]`."""
+    """Gradients in the layout of `ScanInputs`; those of parameters per sequence `[K, ...]`."""
 
     x: Tensor
     a: Tensor
@@ -240,9 +242,9 @@ def scan_backward(inputs: ScanInputs, checkpoints: Tensor, grad_y: Tensor) -> Sc
     grad_dt_weight = x.new_empty(*per_block, inputs.rank, col.LANES)
     grad_bias, grad_skip = (x.new_empty(*per_block, col.LANES) for _ in range(2))
     projected = delta = B = C = None
-    if inputs.is_map:
+    if inputs.projected is not None:
         projected = x.new_empty(groups, *inputs.projected.shape)
-    else:
+    if inputs.delta is not None and inputs.B is not None:
         delta = torch.empty_like(inputs.delta)
         B, C = (x.new_empty(groups, *inputs.B.shape) for _ in range(2))
     table = inputs.table(

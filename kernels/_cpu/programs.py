@@ -22,7 +22,6 @@ from kernels._cpu.simd import column, fetch_and_add
 
 PARTS, ROWS = col.PARTS, col.ROWS
 SIGNATURE = types.void(types.int64)
-OPTIONS = {"nopython": True, "error_model": "numpy", "boundscheck": False}
 
 
 @inlined
@@ -47,9 +46,11 @@ def sequences_of(p, item):
 
 
 def build_programs(version):
-    """The programs by name. numba's cache files know only the source of this module, so `version`,
-    a digest of all sources, is part of each program (a free variable), and with it of the key in
-    the cache."""
+    """The programs by name.
+
+    numba's cache files know the source of this module only. So `version`, a digest of all sources,
+    is a free variable of each program, and with that a part of its key in the cache.
+    """
 
     def project(p):
         version  # noqa: B018

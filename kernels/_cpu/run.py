@@ -69,15 +69,15 @@ def compiled_program(name: str) -> Any:
 def _compile(name: str) -> Any:
     import numba
 
-    from kernels._cpu.programs import OPTIONS, SIGNATURE, build_programs, source_version
+    from kernels._cpu.programs import SIGNATURE, build_programs, source_version
 
     program = build_programs(source_version())[name]
     try:
-        return numba.cfunc(SIGNATURE, cache=True, **OPTIONS)(program)
+        return numba.cfunc(SIGNATURE, cache=True, error_model="numpy")(program)
     except (RuntimeError, OSError):
         # numba has tried the package's folder and the user's; neither can be written to, or the
         # disk is full. Compile for this process only.
-        return numba.cfunc(SIGNATURE, **OPTIONS)(program)
+        return numba.cfunc(SIGNATURE, error_model="numpy")(program)
 
 
 @cache
