@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+import torch
+
 import models
 from kernels import ScanSpec, scan_orders
 from models import WeightsInfo
+from models.registry import model_spec
 from workbench.errors import BadInputError
 
 ES2D_STEPS = (1, 2, 3, 4)
@@ -57,10 +60,13 @@ def short_name(model: str) -> str:
 
 @lru_cache(maxsize=1)
 def model_choices() -> tuple[ModelChoice, ...]:
-    """Sizes and costs are counted on the networks, so this takes a moment the first time."""
     found = []
     for name in models.list_models():
-        costs = models.complexity(models.create_model(name), 224)
+        spec = model_spec(name)
+        # Counting needs shapes only: no memory, no initial weights.
+        with torch.device("meta"):
+            network = models.EfficientVMamba(spec.dims, spec.depths)
+        costs = models.complexity(network, 224)
         found.append(ModelChoice(name, short_name(name), costs.n_parameters, costs.macs))
     return tuple(found)
 

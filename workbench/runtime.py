@@ -10,6 +10,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -55,8 +56,8 @@ class Workbench:
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or Settings()
         self.device = choose_device(self.settings.device)
-        if self.settings.threads is not None:
-            torch.set_num_threads(self.settings.threads)
+        self.n_threads = self.settings.threads or torch.get_num_threads()
+        torch.set_num_threads(self.n_threads)
         try:
             self.backend, self.backend_reason = resolve_backend(self.settings.backend, self.device)
         except RuntimeError as error:
@@ -274,7 +275,7 @@ class Workbench:
         kept = self._results.get(key)
         if kept is not None:
             return kept
-        with self._lock.hold(token):
+        with self._on_device(token):
             # Another session may have computed it while this one waited.
             kept = self._results.get(key)
             return kept if kept is not None else self._results.keep(key, compute())
@@ -283,13 +284,25 @@ class Workbench:
         """Items of `run`; the device is held for one step at a time: a paused run blocks nobody."""
         try:
             while True:
-                with self._lock.hold(token):
+                with self._on_device(token):
                     item = next(run, None)
                 if item is None:
                     return
                 yield item
         finally:
             run.close()  # type: ignore[attr-defined]
+
+    @contextmanager
+    def _on_device(self, token: CancelToken | None) -> Iterator[None]:
+        """The device for the block.
+
+        A server's worker threads come and go, each with its own count of OpenMP threads, which it
+        copied at some moment; so the count is set here.
+        """
+        with self._lock.hold(token):
+            if torch.get_num_threads() != self.n_threads:
+                torch.set_num_threads(self.n_threads)
+            yield
 
     def _key(self, kind: str, view: View, which: str, **fields: Any) -> str:
         """Run key: what every analysis depends on, and the fields that this one adds."""

@@ -322,6 +322,17 @@ def test_the_device_is_handed_out_in_order(fresh):
     assert order == [0, 1, 2, 3, 4]
 
 
+def test_every_worker_thread_uses_the_same_number_of_cpu_threads():
+    """OpenMP counts per thread: one that began while another count was set must not keep it."""
+    torch.set_num_threads(2)
+    wb = Workbench(Settings())
+    torch.set_num_threads(1)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == 1
+        pool.submit(wb.predict, VIEW).result()
+        assert pool.submit(torch.get_num_threads).result() == 2
+
+
 def test_thirty_stopped_runs_leave_nothing_behind(fresh, n_hooks):
     before = fresh.predict(VIEW).logits
     shared = fresh._weighted(fresh.resolve(VIEW), "a")
