@@ -134,7 +134,6 @@ class Handlers:
         fixed = {"link": permalink.write(view), "focus": focus_of(self.wb, view)}
         try:
             yield {"status": dump(fixed | {"panels": waiting})}
-            yield self._header(view)
             for name in ORDER:
                 for update in self._updates(name, view, token):
                     token.check()
@@ -147,6 +146,9 @@ class Handlers:
                         shown[name] = update.payload.get("result_id", "")
                         changes |= {name: dump(update.payload), "shown": dict(shown)}
                     yield changes | {"status": dump(fixed | {"panels": waiting})}
+                if name == ORDER[0]:  # the path redraws at once; a forward pass comes after it
+                    token.check()
+                    yield self._header(view)
         except CancelledError:
             if self.sessions.is_current(session, token):  # else a newer run owns the page now
                 yield {"status": dump(fixed | {"panels": {}})}
