@@ -180,6 +180,6 @@ def _parts(model: EfficientVMamba) -> dict[str, list[nn.Module]]:
     for number, stage in enumerate(model.stages(), start=1):
         merging = stage.merging()
         if merging is not None:
-            parts[f"stage {number}"].append(merging[1])
+            parts[f"stage {number}"].append(merging)
     parts["head"] = [model.classifier.norm, model.classifier.head]
     return parts

@@ -26,6 +26,7 @@ from models.layers import (
     PatchConv,
     PatchMerging,
     Scan2d,
+    Stage,
     to_nhwc,
 )
 
@@ -189,10 +190,10 @@ class EfficientVMamba(nn.Module):
             details=(*self.weights_info.details, f"new random head for {num_classes} classes"),
         )
 
-    def stages(self) -> Iterator[EVSSStage | InvertedStage]:
+    def stages(self) -> Iterator[Stage]:
         """The four stages, each with its blocks and the patch merging after them."""
         for stage in self.layers:
-            assert isinstance(stage, EVSSStage | InvertedStage)
+            assert isinstance(stage, Stage)
             yield stage
 
     # Running it
@@ -206,14 +207,10 @@ class EfficientVMamba(nn.Module):
         self._check_input(x)
         x = self.stem(x)
         for index, stage in enumerate(self.stages(), start=1):
-            for _, block in stage.named_blocks():
-                x = block(x)
-            yield x
+            output, x = stage(x)
+            yield output
             if index == n_stages:
                 return
-            merging = stage.merging()
-            if merging is not None:
-                x = merging[1](x)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last stage after the final norm, `[B, H, W, C]`."""

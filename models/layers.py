@@ -67,7 +67,10 @@ class ConvNorm(nn.Sequential):
 
 def is_watched(module: nn.Module) -> bool:
     """Whether a hook sits on any part of `module`."""
-    return any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
+    if module._forward_hooks or module._forward_pre_hooks:
+        return True
+    # Not `module.modules()`: that costs more than a small block's arithmetic.
+    return any(child is not None and is_watched(child) for child in module._modules.values())
 
 
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -336,7 +339,25 @@ class PatchMerging(nn.Module):
         return self.reduction(self.norm(x.flatten(3)))
 
 
-class EVSSStage(nn.Module):
+class Stage(nn.Module):
+    """Blocks, then (except in the last stage) patch merging; the subclass names them."""
+
+    def named_blocks(self) -> Iterator[tuple[str, nn.Module]]:
+        """Names below the stage, and blocks, in the order in which they run."""
+        raise NotImplementedError
+
+    def merging(self) -> PatchMerging | None:
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`[B, H, W, C]` -> the stage's output, and the input of the next stage."""
+        for _, block in self.named_blocks():
+            x = block(x)
+        merging = self.merging()
+        return x, x if merging is None else merging(x)
+
+
+class EVSSStage(Stage):
     """EVSS blocks `blocks.N`, then (except in the last stage) patch merging `downsample`."""
 
     def __init__(self, blocks: list[EVSSBlock], downsample: PatchMerging | None) -> None:
@@ -348,11 +369,11 @@ class EVSSStage(nn.Module):
         for name, block in self.blocks.named_children():
             yield f"blocks.{name}", block
 
-    def merging(self) -> tuple[str, PatchMerging] | None:
-        return None if self.downsample is None else ("downsample", self.downsample)
+    def merging(self) -> PatchMerging | None:
+        return self.downsample
 
 
-class InvertedStage(nn.Module):
+class InvertedStage(Stage):
     """Inverted residuals, then (except in the last stage) patch merging.
 
     The authors' stage is one list in which places 0 and n+1 only change the layout: blocks are
@@ -371,10 +392,8 @@ class InvertedStage(nn.Module):
         for place in range(1, self.depth + 1):
             yield str(place), self._modules[str(place)]  # type: ignore[misc]
 
-    def merging(self) -> tuple[str, PatchMerging] | None:
-        name = str(self.depth + 2)
-        module = self._modules.get(name)
-        return (name, module) if isinstance(module, PatchMerging) else None
+    def merging(self) -> PatchMerging | None:
+        return self._modules.get(str(self.depth + 2))  # type: ignore[return-value]
 
 
 def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:

@@ -260,7 +260,8 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
 def test_safetensors_round_trip(tmp_path: Path) -> None:
     model = models.create_model(NAME, num_classes=2, scan="ss2d")
     file = tmp_path / "ours.safetensors"
-    facts = {"model_name": NAME, "classes": ("cat", "dog"), "recipe": {"epochs": 4}}
+    facts: dict[str, Any] = {"model_name": NAME, "classes": ("cat", "dog")}
+    facts["recipe"] = {"epochs": 4}
     sha256 = models.save_safetensors(model, file, **facts, description="Toys", top1=90.5)
     kept = ("A_logs", "running_mean", "running_var", "num_batches_tracked")
     with safetensors.safe_open(file, framework="pt") as stored:
