@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-import torch
-
 import models
 from kernels import ScanSpec, scan_orders
 from models import WeightsInfo
-from models.registry import model_spec
+from workbench.analyses.maps import cost_of
 from workbench.errors import BadInputError
 
 ES2D_STEPS = (1, 2, 3, 4)
@@ -62,11 +60,7 @@ def short_name(model: str) -> str:
 def model_choices() -> tuple[ModelChoice, ...]:
     found = []
     for name in models.list_models():
-        spec = model_spec(name)
-        # Counting needs shapes only: no memory, no initial weights.
-        with torch.device("meta"):
-            network = models.EfficientVMamba(spec.dims, spec.depths)
-        costs = models.complexity(network, 224)
+        costs = cost_of(name, 224)
         found.append(ModelChoice(name, short_name(name), costs.n_parameters, costs.macs))
     return tuple(found)
 

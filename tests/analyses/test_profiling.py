@@ -11,7 +11,8 @@ import torch
 
 import models
 from models.layers import Scan2d
-from workbench.analyses import profiling
+from workbench.analyses import gate, profiling
+from workbench.analyses.clocks import Clocks
 from workbench.analyses.profiling import profile_forward
 from workbench.errors import BadInputError, CancelledError
 from workbench.progress import CancelToken, Progress
@@ -63,7 +64,7 @@ def test_profile_of_one_pass(network, photo, provenance, spec, n_hooks):
 
 def test_blocks_add_up_to_the_pass(network, photo):
     """Within one watched pass nothing is left out between the parts."""
-    clocks = profiling.Clocks(torch.device("cpu"))
+    clocks = Clocks(torch.device("cpu"))
     twin = models.with_scan(network, "es2d")
     clocks.watch(twin)
     lap = clocks.run(twin, torch.from_numpy(photo())[None])
@@ -93,14 +94,14 @@ def test_a_slow_network_gets_fewer_repeats(network, photo, provenance, monkeypat
 @pytest.mark.parametrize("size", [(512, 512), (1024, 768), (1024, 128)], ids=str)
 def test_the_gate_of_a_large_input_is_smaller_with_the_same_parities(network, size):
     full = models.with_scan(network, "ss2d")
-    found = profiling._gate_size(full, *size)
+    found = gate.gate_size(full, *size)
     assert found < size and min(found) >= 32
-    assert profiling._reference_steps(full, *found) <= profiling.MAX_REFERENCE_STEPS
+    assert gate.reference_steps(full, *found) <= gate.MAX_REFERENCE_STEPS
     assert all((a - b) % 64 == 0 for a, b in zip(size, found, strict=True))
 
 
 def test_the_note_says_at_which_size_the_gate_ran(network, photo, provenance, monkeypatch):
-    monkeypatch.setattr(profiling, "MAX_REFERENCE_STEPS", 60)
+    monkeypatch.setattr(gate, "MAX_REFERENCE_STEPS", 60)
     _, result = run(network, photo(160, 160), provenance, repeats=1)
     assert "at 32 x 32 px, not 160 x 160" in result.note and result.is_correct
 

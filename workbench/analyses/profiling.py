@@ -11,8 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,10 +20,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from kernels import scan_order
 from models import complexity, with_scan
-from models.layers import PatchMerging, Scan2d
-from workbench.analyses.checks import explain_non_finite
+from models.layers import PatchMerging
+from workbench.analyses.clocks import Clocks, Lap
+from workbench.analyses.gate import compare_with_reference
 from workbench.analyses.maps import stage_shape
-from workbench.errors import BadInputError
 from workbench.progress import CancelToken, Pace, Progress
 from workbench.results import BlockTime, OpTime, ProfileResult, Provenance
 
@@ -40,11 +39,6 @@ MIN_REPEATS = 5
 BUDGET_S = 2.5
 TRACED = 2  # forward passes under torch.profiler
 N_OPS = 24
-# Relative L2 distance from the reference backend; float32 rounding stays below 1e-5.
-TOLERANCE = 1e-4
-# The reference takes its steps one by one, about 0.2 ms each; beyond this many the gate uses a
-# smaller input.
-MAX_REFERENCE_STEPS = 8_000
 
 # torch's tracer otherwise writes to stderr at every start, and an error on every machine without a
 # GPU.
@@ -72,7 +66,7 @@ def profile_forward(
     pixels = torch.from_numpy(image)[None].to(device)
     yield pace.at(0, "comparing with the reference")
     token.check()
-    gate = _gate(model, pixels)
+    gate = compare_with_reference(model, pixels, token)
 
     clocks = Clocks(device)
     twin = with_scan(model, model.scan_spec)
@@ -81,7 +75,7 @@ def profile_forward(
         for i in range(WARMUP):
             yield pace.at(1 + i, "warming up")
             token.check()
-            _timed(model, pixels, clocks)
+            clocks.plain(model, pixels)
             clocks.run(twin, pixels)
         plain: list[float] = []
         watched: list[Lap] = []
@@ -91,7 +85,7 @@ def profile_forward(
                 break
             yield pace.at(1 + WARMUP + i, f"timing forward passes ({i} of {repeats})")
             token.check()
-            plain.append(_timed(model, pixels, clocks))
+            plain.append(clocks.plain(model, pixels))
             watched.append(clocks.run(twin, pixels))
     finally:
         clocks.remove()
@@ -132,212 +126,12 @@ def profile_forward(
         n_parameters=int(costs.n_parameters),
         scan_tokens=sum(order.index.size for order in orders),
         scan_depth=max((order.length for order in orders), default=0),
-        clock=f"{clocks.name}; the clocks inside add {max(overhead, 0.0):.2f} ms, not in the total",
+        clock=(
+            f"{clocks.name}; the marks at the blocks add {max(overhead, 0.0):.2f} ms to their own "
+            "passes, nothing to the total"
+        ),
         note=gate.note,
     )
-
-
-@dataclass(frozen=True)
-class Gate:
-    """Distance from the reference backend on the same input."""
-
-    max_abs: float  # of the logits
-    is_correct: bool
-    note: str  # what a reader must know
-
-
-def _gate(model: Any, pixels: torch.Tensor) -> Gate:
-    """Compare the logits, and every scan's output on the very input that the reference got.
-
-    The logits alone would forgive too much: a layer norm follows each scan and hides its scale.
-    """
-    notes = []
-    height, width = pixels.shape[-2:]
-    size = _gate_size(model, height, width)
-    if size != (height, width):
-        notes.append(
-            f"Compared with the reference at {size[0]} x {size[1]} px, not {height} x {width}: the "
-            "reference takes its steps one by one and would be slow."
-        )
-        pixels = torch.nn.functional.interpolate(pixels, size=size, mode="area")
-    reference = with_scan(model, model.scan_spec)
-    distances: dict[str, float] = {}
-    handles = []
-    for name, module in reference.named_modules():
-        if isinstance(module, Scan2d):
-            module.backend = "reference"
-
-            def compare(_: Any, inputs: Any, expected: torch.Tensor, name: str = name) -> None:
-                given = model.get_submodule(name)(*inputs)
-                distances[name] = _relative(given, expected)
-
-            handles.append(module.register_forward_hook(compare))
-    try:
-        with torch.no_grad(), _one_thread():
-            given, expected = model(pixels)[0], reference(pixels)[0]
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not torch.isfinite(expected).all():
-        raise BadInputError(explain_non_finite(model, "the logits"))
-    for name, distance in distances.items():
-        if not distance < TOLERANCE:
-            notes.append(
-                f"The output of {name} differs from the reference by {distance:.1e} (relative); "
-                f"at most {TOLERANCE:.0e} is rounding."
-            )
-    distances["logits"] = _relative(given, expected)
-    return Gate(
-        float((given - expected).abs().max()),
-        all(distance < TOLERANCE for distance in distances.values()),
-        " ".join(notes),
-    )
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """One CPU thread for the block: the reference's thousands of small steps only wait for more.
-
-    Measured on two busy cores: 1.8 s of processor time instead of 29 s.
-    """
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(n_threads)
-
-
-def _relative(given: torch.Tensor, expected: torch.Tensor) -> float:
-    """L2 distance over the L2 norm of `expected`."""
-    given, expected = given.double(), expected.double()
-    return float((given - expected).norm() / expected.norm().clamp_min(1e-30))
-
-
-def _reference_steps(model: Any, height: int, width: int) -> int:
-    return sum(
-        scan_order(model.scan_spec, *stage_shape(model, block.stage, height, width)[:2]).length
-        for block in model.blocks()
-        if block.has_scan
-    )
-
-
-def _gate_size(model: Any, height: int, width: int) -> tuple[int, int]:
-    """The input's size, or the largest smaller one of the same proportions that the reference can
-    afford.
-
-    Sides stay congruent modulo 64, so every stage keeps the parity of its map and pads stay pads.
-    """
-    found = (height, width)
-    while _reference_steps(model, *found) > MAX_REFERENCE_STEPS:
-        smaller = (_shrink(found[0]), _shrink(found[1]))
-        if smaller == found:
-            break
-        found = smaller
-    return found
-
-
-def _shrink(side: int) -> int:
-    """About three quarters of `side`, congruent to it modulo 64, at least 32 px."""
-    target = max(side * 3 // 4, 32)
-    smaller = side - -(-(side - target) // 64) * 64
-    return smaller if smaller >= 32 else side
-
-
-@dataclass
-class Lap:
-    """One pass with clocks: milliseconds between consecutive marks."""
-
-    total: float
-    spans: dict[tuple[str, str], float]  # ("block" | "scan", module path) -> ms
-    before: dict[str, float]  # module path -> ms between the block before it (or the start) and it
-    after_last: float
-
-
-@dataclass
-class Clocks:
-    """Hooks that note the time at the borders of blocks and scans of one network."""
-
-    device: torch.device
-    handles: list[Any] = field(default_factory=list)
-    marks: list[tuple[str, str, bool, Any]] = field(default_factory=list)
-
-    @property
-    def name(self) -> str:
-        return "CUDA events" if self.device.type == "cuda" else "time.perf_counter"
-
-    def now(self) -> Any:
-        if self.device.type == "cuda":
-            event = torch.cuda.Event(enable_timing=True)
-            event.record()
-            return event
-        return time.perf_counter()
-
-    def ms(self, start: Any, end: Any) -> float:
-        if self.device.type == "cuda":
-            return start.elapsed_time(end)
-        return (end - start) * 1e3
-
-    def watch(self, model: Any) -> None:
-        for block in model.blocks():
-            module = model.get_submodule(block.name)
-            self._hook(module, "block", block.name)
-            for part in module.modules():
-                if isinstance(part, Scan2d):
-                    self._hook(part, "scan", block.name)
-
-    def _hook(self, module: torch.nn.Module, kind: str, name: str) -> None:
-        def start(*_: Any) -> None:
-            self.marks.append((kind, name, True, self.now()))
-
-        def end(*_: Any) -> None:
-            self.marks.append((kind, name, False, self.now()))
-
-        self.handles.append(module.register_forward_pre_hook(start))
-        self.handles.append(module.register_forward_hook(end))
-
-    def remove(self) -> None:
-        while self.handles:
-            self.handles.pop().remove()
-
-    def run(self, model: Any, pixels: torch.Tensor) -> Lap:
-        """One forward pass with the clocks on; hooks must have been set by `watch`."""
-        self.marks.clear()
-        self._synchronise()
-        with torch.no_grad():
-            first = self.now()
-            model(pixels)
-            last = self.now()
-        self._synchronise()
-        spans: dict[tuple[str, str], float] = {}
-        before: dict[str, float] = {}
-        started: dict[tuple[str, str], Any] = {}
-        border = first
-        for kind, name, is_start, at in self.marks:
-            if is_start:
-                started[kind, name] = at
-                if kind == "block":
-                    before[name] = self.ms(border, at)
-            else:
-                spans[kind, name] = self.ms(started[kind, name], at)
-                if kind == "block":
-                    border = at
-        return Lap(self.ms(first, last), spans, before, self.ms(border, last))
-
-    def _synchronise(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
-
-def _timed(model: Any, pixels: torch.Tensor, clocks: Clocks) -> float:
-    """Milliseconds of one pass without any hook."""
-    clocks._synchronise()
-    with torch.no_grad():
-        first = clocks.now()
-        model(pixels)
-        last = clocks.now()
-    clocks._synchronise()
-    return clocks.ms(first, last)
 
 
 def _block_times(model: Any, laps: list[Lap]) -> tuple[BlockTime, ...]:
