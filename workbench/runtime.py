@@ -328,16 +328,11 @@ class Workbench:
             info = choices.shipped_weights(view.model, _scan(view, which), view.scan_a)
         return self._models.get(
             (view.model, info.name if info else "random"),
-            lambda: self._load(view.model, info.trained_scan if info else None),
+            lambda: self._load(view.model, info.name if info else None),
         )
 
-    def _load(self, name: str, trained_scan: str | None) -> EfficientVMamba:
-        if trained_scan is None:
-            model = models.create_model(name, backend=self.backend, seed=SEED)
-        else:
-            model = models.create_model(
-                name, weights="default", scan=trained_scan, backend=self.backend
-            )
+    def _load(self, name: str, weights: str | None) -> EfficientVMamba:
+        model = models.create_model(name, weights=weights, backend=self.backend, seed=SEED)
         # No analysis asks for gradients of the weights: autograd then skips them.
         return model.eval().requires_grad_(False).to(self.device)
 

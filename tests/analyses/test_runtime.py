@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from models import WeightsInfo, with_scan
+from models import WeightsInfo, create_model, registry, save_safetensors, with_scan
 from workbench import choices
 from workbench.crops import ErfImages
 from workbench.errors import BadInputError, CancelledError, NotAvailableError
@@ -144,6 +145,47 @@ def test_which_weights_default_means(monkeypatch, shipped, scan, scan_a, wanted)
 def test_default_weights_become_random_where_none_ship(wb, monkeypatch):
     monkeypatch.setattr(choices.models, "available_weights", lambda _: [])
     assert wb.resolve(replace(VIEW, weights="default")).weights == "random"
+
+
+@pytest.fixture
+def shipped(tmp_path, monkeypatch) -> tuple[str, ...]:
+    """Two entries of the test model, one per scan, as they would ship; returns the class names."""
+    classes = ("church", *(f"thing {i}" for i in range(9)))
+    for seed, scan in enumerate(("es2d:step=2", "ss2d")):
+        name = f"test-{scan.partition(':')[0]}"
+        model = create_model("efficientvmamba_test", num_classes=10, scan=scan, seed=seed)
+        facts = {"description": f"trained with {scan}", "classes": classes, "top1": 50.0}
+        sha256 = save_safetensors(
+            model, tmp_path / f"{name}.safetensors", model_name="efficientvmamba_test", **facts
+        )
+        card = {"model": "efficientvmamba_test", "scan": scan, "sha256": sha256, **facts}
+        (tmp_path / f"{name}.json").write_text(json.dumps(card))
+    monkeypatch.setattr(registry, "WEIGHTS_DIR", tmp_path)
+    return classes
+
+
+def test_each_scan_gets_the_weights_trained_with_it(fresh, shipped):
+    view = fresh.resolve(replace(VIEW, weights="default", target=9))
+    assert [choice.name for choice in fresh.weights(view.model)] == ["default", "random"]
+    a, b = fresh.predict(view, "a"), fresh.predict(view, "b")
+    assert a.classes == b.classes == shipped and not a.provenance.is_random
+    assert a.provenance.trained_scan == "es2d:step=2" and b.provenance.trained_scan == "ss2d"
+    assert a.provenance.weights_sha256 != b.provenance.weights_sha256
+    assert a.note == b.note == "This model knows ten classes; none is in this photo."
+    assert fresh.describe(view).sentences == ()
+    assert fresh.attribution(view).target_name == "thing 8"
+    with pytest.raises(BadInputError, match="knows 10 classes"):
+        fresh.resolve(replace(view, target=10))
+
+
+def test_a_scan_without_weights_of_its_own_borrows_those_of_scan_a(fresh, shipped):
+    view = replace(VIEW, weights="default", scan_b="es2d:step=3")
+    a, b = fresh.predict(view, "a"), fresh.predict(view, "b")
+    assert a.provenance.weights_sha256 == b.provenance.weights_sha256
+    words = "ES2D, step 3 is not what these weights were trained with (ES2D, step 2)."
+    assert words in b.note and words not in a.note
+    assert fresh.describe(view).sentences == (words,)
+    assert "Not what it was trained with" in fresh.scan(view, "b").note
 
 
 @pytest.mark.parametrize(
