@@ -145,13 +145,15 @@ def test_a_stage_without_scan_says_so(watched) -> None:
 
 
 def test_link_restores_the_view_and_reports_what_it_cannot(watched) -> None:
-    watched.open("?image=rocket&stage=1&y=3&x=50&scan=es2d:step=4&scan_b=es2d:step=1&nonsense=1")
+    query = "?image=rocket&stage=1&y=3&x=50&scan=es2d:step=4&scan_b=es2d:step=1&nonsense=1"
+    watched.open(query, is_finished=False)
+    watched.page.get_by_text("nonsense=1 was ignored").wait_for()
+    watched.finished()
     assert watched.page.locator(".wb-photo[data-photo='rocket']").get_attribute("aria-checked") == (
         "true"
     )
     assert "token (3, 50)" in watched.text("erf")
     assert "16 × 196" in watched.text("scan")
-    assert "nonsense" in watched.page.inner_text("body")
     assert "nonsense" not in watched.page.url
 
 
@@ -200,6 +202,19 @@ def test_upload_of_a_photo_is_used(watched, tmp_path: Path) -> None:
     watched.page.set_input_files(UPLOAD, str(path))
     watched.wait_changed("attribution", ids["attribution"])
     assert "image=upload-" in watched.page.url
+
+
+@pytest.mark.parametrize("way", ["paste", "drop"])
+def test_a_pasted_or_dropped_photo_is_used(watched, way: str) -> None:
+    watched.open()
+    ids = watched.ids()
+    buffer = io.BytesIO()
+    shade = 60 if way == "paste" else 160
+    Image.fromarray(np.full((64, 96, 3), shade, np.uint8)).save(buffer, "PNG")
+    watched.page.evaluate(HAND_OVER_JS, [way, list(buffer.getvalue())])
+    watched.wait_changed("attribution", ids["attribution"])
+    assert "image=upload-" in watched.page.url
+    assert "64 × 64 of 96 × 64 px" in watched.page.inner_text("#wb-photos")
 
 
 def test_export_holds_numbers_and_pictures(watched) -> None:
@@ -263,4 +278,13 @@ CONTRAST_JS = """() => {
     texts.push({ text: node.textContent.slice(0, 40), ratio });
   }
   return { paper, texts };
+}"""
+
+HAND_OVER_JS = """([way, bytes]) => {
+  const data = new DataTransfer();
+  data.items.add(new File([new Uint8Array(bytes)], 'p.png', { type: 'image/png' }));
+  const event = way === 'paste'
+    ? new ClipboardEvent('paste', { clipboardData: data, bubbles: true })
+    : new DragEvent('drop', { dataTransfer: data, bubbles: true, cancelable: true });
+  document.body.dispatchEvent(event);
 }"""
