@@ -50,7 +50,10 @@ def phase_of(run: Path) -> dict[str, Any]:
     return {
         "config": log["config"],
         "command": log["command"],
-        "device": f"{log['device']}, {log['threads']} threads, shared with other programs",
+        "note": log.get("note"),
+        "processes": log["processes"],
+        "threads_per_process": log["threads"],
+        "device": log["device"],
         "versions": log["versions"],
         "epochs_done": len(rows),
         "epochs_planned": sum(int(p.split(":")[1]) for p in log["config"]["sizes"].split(",")),
