@@ -147,7 +147,7 @@ def test_a_stage_without_scan_says_so(watched) -> None:
 def test_link_restores_the_view_and_reports_what_it_cannot(watched) -> None:
     query = "?image=rocket&stage=1&y=3&x=50&scan=es2d:step=4&scan_b=es2d:step=1&nonsense=1"
     watched.open(query, is_finished=False)
-    watched.page.get_by_text("nonsense=1 was ignored").wait_for()
+    watched.page.locator(".toast-body", has_text="nonsense=1 was ignored").first.wait_for()
     watched.finished()
     assert watched.page.locator(".wb-photo[data-photo='rocket']").get_attribute("aria-checked") == (
         "true"
@@ -188,7 +188,7 @@ def test_a_broken_upload_changes_nothing(watched, tmp_path: Path, kind: str) -> 
         path = tmp_path / "photo.jpg"
         path.write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 3])
     watched.page.set_input_files(UPLOAD, str(path))
-    watched.page.get_by_text("The photo was not used").first.wait_for()
+    watched.page.locator(".toast-body", has_text="The photo was not used").first.wait_for()
     watched.finished()
     assert watched.ids() == ids
 
