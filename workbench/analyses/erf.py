@@ -26,7 +26,7 @@ DEFINITION = (
     "share of |d sum_c ReLU(feature[c, y, x]) / d input| per input pixel, summed over RGB; "
     "each image normalised to sum 1, mean over images"
 )
-# Input pixels of one batch: bounds the memory of the backward pass (about 1.2 kB per pixel for Tiny)
+# Input pixels of one batch: bounds the memory of the backward pass (about 1.2 kB a pixel for Tiny)
 # and keeps a batch near one second on two cores, so Stop answers quickly.
 BATCH_PIXELS_CPU = 2 * 224 * 224
 BATCH_PIXELS_GPU = 64 * 224 * 224
