@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 
 from workbench.security import launch_options, queue_options, quiet_environment
 from workbench.settings import Settings
@@ -10,13 +11,17 @@ from workbench.settings import Settings
 settings = Settings.from_args(sys.argv[1:]) if __name__ == "__main__" else Settings.from_env()
 quiet_environment()  # before the first import of gradio
 
+from workbench.runtime import Workbench  # noqa: E402
 from workbench.ui.build import build_app, theme  # noqa: E402
 from workbench.ui.components.plotly_panel import STYLE  # noqa: E402
 
-demo = build_app(settings).queue(**queue_options(settings))
+wb = Workbench(settings)
+demo = build_app(settings, wb).queue(**queue_options(settings))
 
 
 def main() -> None:
+    # Behind the stored first picture, so that the first live one need not wait for the compiler.
+    threading.Thread(target=wb.warm_up, daemon=True).start()
     demo.launch(theme=theme(), css_paths=[STYLE], **launch_options(settings))
 
 

@@ -86,8 +86,8 @@ class ErfResult:
     metrics: dict[str, float]
     # metrics keys: area50, area90 (highest-density area / image area), radius50_px, radius90_px,
     # square20, square30, square50, square99 (RepLKNet's centred-square area ratio on raw mass; nan
-    # if not reached), com_y_px, com_x_px, nonzero (share of pixels with any gradient), level50,
-    # level90 (mass per pixel at the edge of the densest area)
+    # if not reached and for any token but the centre), com_y_px, com_x_px, nonzero (share of pixels
+    # with any gradient), level50, level90 (mass per pixel at the edge of the densest area)
     is_final: bool = True
     note: str = ""
 

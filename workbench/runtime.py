@@ -67,6 +67,11 @@ class Workbench:
         self._results = ResultCache(self.settings.cache_bytes)
         self._lock = DeviceLock()
 
+    def warm_up(self) -> None:
+        """Compile the kernels, forward and backward: seconds on a fresh installation."""
+        view = View(model="efficientvmamba_test", weights="random", size=SIZES[0])
+        self.attribution(view)
+
     # What can be chosen
 
     def models(self) -> tuple[ModelChoice, ...]:

@@ -23,10 +23,11 @@ TEST_MODEL = {"model": "efficientvmamba_test", "weights": "random", "size": 128}
 def client() -> Iterator[object]:
     from gradio_client import Client
 
+    from workbench.runtime import Workbench
     from workbench.ui.build import build_app
 
     settings = Settings()
-    demo = build_app(settings).queue(**queue_options(settings))
+    demo = build_app(settings, Workbench(settings)).queue(**queue_options(settings))
     options = launch_options(settings) | {"server_port": None, "quiet": True}
     _, url, _ = demo.launch(prevent_thread_lock=True, **options)
     try:

@@ -175,9 +175,8 @@ DOWNLOAD_JS = """() => {
 }"""
 
 
-def build_app(settings: Settings, wb: Workbench | None = None) -> gr.Blocks:
+def build_app(settings: Settings, wb: Workbench) -> gr.Blocks:
     """The page and the HTTP API over one workbench."""
-    wb = wb or Workbench(settings)
     handlers = Handlers(wb, Sessions())
     view = wb.resolve(View())
     stored = stored_panels(wb, settings.example)
