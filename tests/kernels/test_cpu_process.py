@@ -8,8 +8,6 @@ import sys
 import textwrap
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
 SETUP = """
     import sys, threading, time, torch, kernels
@@ -40,55 +38,44 @@ def python(code: str, **environment: str) -> str:
 
 
 def test_import_loads_no_compiler_and_later_processes_start_from_the_cache(tmp_path) -> None:
-    first = """
+    code = """
+        kernels.scan_order("es2d", 4, 4), kernels.resolve_backend("reference", "cpu")
         assert not any(m.split(".")[0] in ("numba", "llvmlite", "triton") for m in sys.modules)
-        kernels.scan2d(*inputs())
         from kernels._cpu.run import compiled_program
-        print(compiled_program("forward").cache_hits)
+        print(compiled_program("project_weight").cache_hits)
     """
-    assert python(first, NUMBA_CACHE_DIR=str(tmp_path)).split() == ["0"]
-    assert python(first, NUMBA_CACHE_DIR=str(tmp_path)).split() == ["1"]
+    assert python(code, NUMBA_CACHE_DIR=str(tmp_path)).split() == ["0"]
+    assert python(code, NUMBA_CACHE_DIR=str(tmp_path)).split() == ["1"]
 
 
-@pytest.mark.parametrize("layer", ["workqueue", "default"])
-def test_four_threads_at_once(layer: str) -> None:
+def test_four_threads_at_once_from_the_first_call_on() -> None:
+    """Also where numba has only its `workqueue` layer, which aborts on concurrent calls."""
     python(
         """
-        tensors = [inputs() for _ in range(4)]
-        expected = [run(t) for t in tensors]
-        wrong = []
+        tensors, results = [inputs() for _ in range(4)], [[] for _ in range(4)]
         def work(i):
             for _ in range(10):
-                if not all(map(torch.equal, run(tensors[i]), expected[i])):
-                    wrong.append(i)
+                results[i].append(run(tensors[i]))
         threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
         [t.start() for t in threads]
         [t.join() for t in threads]
-        assert not wrong, wrong
+        for given, made in zip(tensors, results):
+            expected = run(given)
+            assert len(made) == 10
+            assert all(all(map(torch.equal, result, expected)) for result in made)
         """,
-        NUMBA_THREADING_LAYER=layer,
-    )
-
-
-def test_the_first_calls_may_come_from_several_threads_at_once() -> None:
-    python(
-        """
-        tensors, results = inputs(), [None] * 4
-        def work(i):
-            results[i] = run(tensors)
-        threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
-        [t.start() for t in threads]
-        [t.join() for t in threads]
-        assert all(all(map(torch.equal, r, results[0])) for r in results)
-        """
+        NUMBA_THREADING_LAYER="workqueue",
     )
 
 
 def test_no_place_for_a_cache_is_no_error() -> None:
     python(
         """
+        from kernels._cpu.run import compiled_program
         from numba.core import caching
-        caching.CacheImpl._locator_classes = []
+        places, caching.CacheImpl._locator_classes = caching.CacheImpl._locator_classes, []
+        assert compiled_program("project").cache_hits == 0
+        caching.CacheImpl._locator_classes = places
         tensors = inputs()
         y = kernels.scan2d(*tensors, backend="cpu")
         exact = kernels.scan2d(*(t.double() for t in tensors), backend="reference")
@@ -97,29 +84,21 @@ def test_no_place_for_a_cache_is_no_error() -> None:
     )
 
 
-def test_python_threads_where_torch_has_another_thread_pool() -> None:
-    python(
-        """
-        from kernels._cpu import run as pool
-        tensors = inputs()
-        torch.set_num_threads(2)
-        assert pool._openmp() is not None or sys.platform != "linux"
-        expected = run(tensors)
-        pool._openmp = lambda: None
-        assert all(map(torch.equal, run(tensors), expected))
-        """
-    )
-
-
-def test_a_forked_child_can_scan() -> None:
+def test_other_thread_pools_and_forked_children() -> None:
+    """Python threads where torch has no OpenMP; a forked process such as a DataLoader's worker."""
     python(
         """
         import multiprocessing, warnings
+        from kernels._cpu import run as pool
         warnings.simplefilter("ignore")
+        torch.set_num_threads(2)
+        assert pool._openmp() is not None or sys.platform != "linux"
         tensors = inputs()
         expected = run(tensors)
+        pool._openmp = lambda: None
+        assert all(map(torch.equal, run(tensors), expected))
         def child(queue):
-            torch.set_num_threads(1)
+            torch.set_num_threads(1)  # as in a DataLoader's worker: torch's own pool is gone, too
             queue.put(all(map(torch.equal, run(tensors), expected)))
         context = multiprocessing.get_context("fork")
         queue = context.Queue()
