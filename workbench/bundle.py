@@ -19,13 +19,14 @@ N_ERF_IMAGES = 8
 def compute_all(wb: Workbench, view: View, token: CancelToken | None = None) -> dict[str, Any]:
     """Results of the four panels by name; from the cache where the page has shown them."""
 
+    profiles = result_of(wb.profile_pair(view, token))
     return {
         "scan_a": wb.scan(view, "a"),
         "scan_b": wb.scan(view, "b"),
         "prediction": wb.predict(view, "a"),
         "attribution": wb.attribution(view, "a", token),
-        "profile_a": result_of(wb.profile(view, "a", token)),
-        "profile_b": result_of(wb.profile(view, "b", token)),
+        "profile_a": profiles[0],
+        "profile_b": profiles[1],
         "erf_a": result_of(wb.erf(view, "a", N_ERF_IMAGES, token)),
         "erf_b": result_of(wb.erf(view, "b", N_ERF_IMAGES, token)),
     }

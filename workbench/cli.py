@@ -160,7 +160,8 @@ def _results(wb: LocalWorkbench, view: View, args: argparse.Namespace) -> dict[s
         return {f"erf_{which}": _last(wb.erf(view, which, args.images)) for which in "ab"}
     if args.command == "attribute":
         return {"prediction": wb.predict(view), "attribution": wb.attribution(view)}
-    return {f"profile_{which}": _last(wb.profile(view, which)) for which in "ab"}
+    a, b = _last(wb.profile_pair(view))
+    return {"profile_a": a, "profile_b": b}
 
 
 def _last(items: Iterator[Any]) -> Any:

@@ -54,7 +54,7 @@ def _wrong(result: ProfileResult) -> str:
 def profile_panel(a: ProfileResult, b: ProfileResult) -> Json:
     """The panel for schemes A and B; no times where an output differs from the reference."""
     wrong = [r for r in (a, b) if not r.is_correct]
-    how = f"one forward, batch {a.batch}, median of {a.repeats}"
+    how = f"one forward, batch {a.batch}, median of {a.repeats}, in turn"
     panel: Json = {
         "id": "profile",
         "title": "Profile",

@@ -120,12 +120,10 @@ def scan_panel(a: ScanResult, b: ScanResult, rgb: np.ndarray, y: int, x: int) ->
         panel["badges"] = [{"text": f"stage {a.stage}", "tone": "muted"}]
         panel["empty"] = {
             "title": f"Stage {a.stage} has no scan",
-            "text": a.note,
+            "text": "Pick a stage whose blocks scan to see its path.",
             "photo": photo_data_uri(rgb),
         }
-        panel["sentence"] = (
-            f"{a.note} The paper scans early, where the map is large, and convolves late."
-        )
+        panel["sentence"] = f"{a.note} The paper scans early, where maps are large."
         return panel
     verified = a.is_verified and b.is_verified
     trouble = a.disagreement or b.disagreement

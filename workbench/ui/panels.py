@@ -14,7 +14,7 @@ from workbench.bundle import N_ERF_IMAGES
 from workbench.figures import attribution_panel, erf_panel, profile_panel, scan_panel
 from workbench.photos import prepare
 from workbench.progress import CancelToken, Progress
-from workbench.results import ErfResult, ProfileResult
+from workbench.results import ErfResult
 from workbench.runtime import Workbench
 from workbench.view import View
 
@@ -84,15 +84,11 @@ def attribution_updates(wb: Workbench, view: View, token: CancelToken) -> Iterat
 
 
 def profile_updates(wb: Workbench, view: View, token: CancelToken) -> Iterator[Update]:
-    results: dict[str, ProfileResult] = {}
-    for i, which in enumerate(("a", "b")):
-        for item in wb.profile(view, which, token):
-            if isinstance(item, Progress):
-                share = (i + item.done / max(1, item.total)) / 2
-                yield Update("profile", text=_words(item), share=share)
-            else:
-                results[which] = item
-    yield done(profile_panel(results["a"], results["b"]))
+    for item in wb.profile_pair(view, token):
+        if isinstance(item, Progress):
+            yield Update("profile", text=_words(item), share=item.done / max(1, item.total))
+        else:
+            yield done(profile_panel(*item))
 
 
 def erf_updates(wb: Workbench, view: View, token: CancelToken) -> Iterator[Update]:

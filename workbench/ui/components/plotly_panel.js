@@ -300,9 +300,6 @@
       if (payload.stored) badges.unshift({ text: "stored example", tone: "stored" });
       this.badges.replaceChildren(...badges.map((b) => el("span", { class: `wb-badge wb-badge-${b.tone}`, text: b.text, title: b.text })));
       this.sentence.textContent = payload.sentence || "";
-      if (payload.notes && payload.notes.length) {
-        this.sentence.append(" ", el("span", { class: "wb-note", text: payload.notes.join(" "), title: payload.notes.join("\n") }));
-      }
       this.build();
       overlays();
     }
@@ -340,6 +337,8 @@
       if (p.expectation) side.push(this.table(p.expectation));
       if (p.player) side.push(this.player.node);
       this.side.replaceChildren(...side);
+      const notes = [...new Set(p.notes || [])].join(" ");
+      if (notes) (p.player ? this.mapRow : this.side).append(el("p", { class: "wb-note", text: notes, title: notes }));
       parts.push(this.side);
       this.body.replaceChildren(...parts);
       for (const spec of p.maps || []) this.maps.get(spec.key).update(spec);
