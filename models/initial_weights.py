@@ -15,7 +15,7 @@ def init_weights(model: nn.Module, seed: int) -> None:
     """Fill every tensor as the authors do; its numbers depend on its name and `seed` only.
 
     Linear: truncated normal 0.02, bias 0. Convolutions and `x_proj`: torch's default. dt, A and D:
-    Mamba's, section 3.6 of https://arxiv.org/abs/2312.00752. torch's global generator is not used.
+    as in Mamba, https://arxiv.org/abs/2312.00752. torch's global generator is not used.
     """
     with torch.no_grad():
         for path, module in model.named_modules():

@@ -148,7 +148,7 @@ class Scan2d(nn.Module):
 class ES2D(nn.Module):
     """Mixer: `out_proj(out_norm(scan(SiLU(conv(u)))) * SiLU(z))` with (u, z) = `in_proj(x)`.
 
-    Atrous scanning is section 3.1 of the paper; parameters per group are those of VMamba's SS2D.
+    Parameters per group are those of VMamba's SS2D, https://arxiv.org/abs/2401.10166.
     """
 
     def __init__(self, dim: int, spec: ScanSpec, backend: str) -> None:
@@ -211,7 +211,7 @@ class ChannelGate(nn.Module):
 class EVSSBlock(nn.Module):
     """Efficient visual state space block: residual + gated scan path + gated convolution path.
 
-    One `se` module gates both paths (section 3.2 of the paper and the authors' code).
+    One `se` module gates both paths, as in the authors' code.
     `conv_branch=False` and `se=False` are the paper's ablations.
     """
 
@@ -256,7 +256,8 @@ class EVSSBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         n_images = len(x)
-        if x.device.type == "cpu" and not self.training and not torch.is_grad_enabled():
+        is_plain = not self.training and not torch.is_grad_enabled()
+        if n_images > 1 and x.device.type == "cpu" and is_plain:
             # Images are independent here. Tensors beyond the cache (and beyond 32 MB, where the
             # system hands out fresh pages each time) cost more than the arithmetic on them.
             n_images = max(1, CHUNK_BYTES // (2 * x[0].numel() * x.element_size()))
@@ -268,16 +269,18 @@ class EVSSBlock(nn.Module):
         if self.se is None or is_watched(self.se):
             residual, scan_path, conv_path = self.forward_paths(x)
             return residual + drop_path(scan_path + conv_path, self.drop_path, self.training)
-        # The same sum with the gates multiplied in as the paths are added: two passes instead of
-        # four.
+        # The same sum, gates multiplied in as the paths are added: two passes instead of four.
         n = self.norm(x)
-        keep = drop_path(x.new_ones(len(x), 1, 1, 1), self.drop_path, self.training)
-        scan_path = self.op(n)
-        y = torch.addcmul(x, scan_path, self.se.gate(scan_path) * keep)
-        if self.conv_branch is None:
-            return y
-        conv_path = to_nhwc(self.conv_branch(to_nchw(n)))
-        return torch.addcmul(y, conv_path, self.se.gate(conv_path) * keep)
+        paths = [self.op(n)]
+        if self.conv_branch is not None:
+            paths.append(to_nhwc(self.conv_branch(to_nchw(n))))
+        gates = [self.se.gate(path) for path in paths]
+        if self.training and self.drop_path > 0.0:
+            keep = drop_path(x.new_ones(len(x), 1, 1, 1), self.drop_path, self.training)
+            gates = [gate * keep for gate in gates]
+        for path, gate in zip(paths, gates, strict=True):
+            x = torch.addcmul(x, path, gate)
+        return x
 
 
 class SqueezeExcite(nn.Module):

@@ -59,6 +59,11 @@ def test_wrong_input_is_named(
     assert MIN_SIZE == 32
 
 
+def test_empty_batch(model: models.EfficientVMamba) -> None:
+    with torch.no_grad():
+        assert model(images(0, 3, 64, 64)).shape == (0, 7)
+
+
 def test_head_of_features_is_the_output(model: models.EfficientVMamba) -> None:
     x = images(2, 3, 64, 64)
     with torch.no_grad():
