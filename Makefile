@@ -16,7 +16,7 @@ RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow check bench screenshots
+.PHONY: help run test test-slow check bench example screenshots
 
 help:
 	@echo "make run          the app on http://127.0.0.1:7860"
@@ -24,6 +24,7 @@ help:
 	@echo "make test-slow    the tests that take minutes"
 	@echo "make check        ruff and mypy"
 	@echo "make bench        kernels and models, timed after their correctness check"
+	@echo "make example      the stored result that a fresh page shows first"
 	@echo "make screenshots  the pictures of the README"
 
 run: $(RUNTIME)
@@ -43,6 +44,9 @@ check: $(DEV)
 bench: $(RUNTIME)
 	$(PY) -m kernels.bench $(ARGS)
 	$(PY) -m models.bench $(ARGS)
+
+example: $(RUNTIME)
+	$(PY) -m workbench.example
 
 screenshots: $(DEV)
 	$(PY) -m tests.browser.screenshots $(ARGS)

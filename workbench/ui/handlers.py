@@ -253,7 +253,7 @@ class Handlers:
                 "size": [photo.height, photo.width],
                 "crop": list(prepared.crop),
                 "text": "; ".join(words),
-                "credit": f"{photo.title}, {photo.credit}",
+                "credit": f"{photo.title}, {photo.credit}" if photo.credit else photo.title,
             },
             "photos": [
                 {

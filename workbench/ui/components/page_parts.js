@@ -36,7 +36,7 @@ window.WorkbenchParts.page = ({ el, send }) => {
         `width:${(100 * w) / width}%;height:${(100 * h) / height}%`;
       this.preview.replaceChildren(
         el("div", { class: "wb-whole" }, el("img", { src: source, alt: `${credit}. Used: ${text}` }), frame),
-        el("p", { text, title: `${credit}. ${text}` }),
+        el("p", { title: `${credit}. ${text}` }, el("b", { text: credit }), document.createTextNode(text)),
       );
     }
   }
