@@ -11,13 +11,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
-import models
 from models import evaluate
-from models.checkpoints import save_safetensors
 from models.registry import WEIGHTS_DIR
 from models.training.engine import STATE_FILE
 from models.training.errors import TrainingError
@@ -78,46 +75,28 @@ def build_card(
     phases = json.loads(before.read_text())["phases"] if before else []
     phases = [*phases, *(phase_of(folder) for folder in runs)]
     file = WEIGHTS_DIR / f"{name}.safetensors"
-    flags = ["--sizes", ",".join(map(str, SIZES)), "--quiet"]
+    export_weights(runs[-1] / STATE_FILE, file, title)
+    flags = ["--weights", str(file), "--sizes", ",".join(map(str, SIZES)), "--quiet"]
     if cache is not None:
         flags += ["--cache", str(cache)]
-
-    def measure(weights: Path) -> dict[str, Any]:
-        return evaluate.run(
-            evaluate.parser().parse_args([str(data), "--weights", str(weights), *flags])
-        )
-
-    with tempfile.TemporaryDirectory() as folder:
-        draft = export_weights(runs[-1] / STATE_FILE, Path(folder) / "draft.safetensors")
-        top1 = measure(draft)["sizes"][str(SIZES[-1])]["top1"]
-        model = models.create_model(config["model"], weights=draft, scan=config["scan"])
-    classes = run.get("class_names") or state["classes"]
-    description = f"{title}, trained with {model.scan_spec}, top-1 {top1:.1f} % at {SIZES[-1]} px"
-    sha256 = save_safetensors(
-        model,
-        file,
-        model_name=config["model"],
-        classes=classes,
-        description=description,
-        recipe=config,
-        top1=round(top1, 2),
-    )
-    report = measure(file)
+    report = evaluate.run(evaluate.parser().parse_args([str(data), *flags]))
+    facts = report["provenance"]
+    top1 = report["sizes"][str(SIZES[-1])]["top1"]
     has_teacher = any(phase["config"]["teacher"] == LITE0 for phase in phases)
     card = {
         "format": 1,
         "model": config["model"],
-        "description": description,
-        "scan": str(model.scan_spec),
-        "classes": list(classes),
+        "description": f"{facts['weights']}, top-1 {top1:.1f} % at {SIZES[-1]} px",
+        "scan": facts["trained_scan"],
+        "classes": run.get("class_names") or state["classes"],
         "class_folders": state["classes"],
-        "sha256": sha256,
+        "sha256": facts["weights_sha256"],
         "top1": round(top1, 2),
         "accuracy": {
             size: {k: v for k, v in got.items() if k != "throughput"}
             for size, got in report["sizes"].items()
         },
-        "measured_by": report["provenance"],
+        "measured_by": facts,
         "data": {
             "name": title,
             "train": run["data"][0],

@@ -31,24 +31,20 @@ def build_model(config: TrainConfig, n_classes: int) -> models.EfficientVMamba:
     )
 
 
-def export_weights(state_file: Path, file: Path) -> Path:
-    """Writes the averaged weights of a run's state as fp16 safetensors."""
+def export_weights(state_file: Path, file: Path, title: str = "") -> Path:
+    """Writes the averaged weights of a run's state as fp16 safetensors; `title` names the data."""
     state = load_state(state_file)
     config = TrainConfig().replace(**state["config"])
     run, rows = state["log"]["run"], state["log"]["rows"]
     classes = run.get("class_names") or state["classes"]
     model = build_model(config.replace(init=None), len(classes))
     model.load_state_dict(state["ema"])
-    measured = [row for row in rows if row.get("top1") is not None]
-    top1 = measured[-1]["top1"] if measured else None
-    where = f", top-1 {top1:.1f} % at {config.eval_size} px" if top1 is not None else ""
     save_safetensors(
         model,
         file,
         model_name=config.model,
         classes=classes,
-        description=f"{len(classes)} classes, trained with {model.scan_spec}{where}",
+        description=f"{title or f'{len(classes)} classes'}, trained with {model.scan_spec}",
         recipe={**config.as_dict(), "command": run.get("command"), "epochs_done": len(rows)},
-        top1=top1,
     )
     return file

@@ -267,7 +267,7 @@ def test_export_is_the_average_and_opens_by_path(
             assert torch.equal(value, average[key]), key
     with pytest.raises(ValueError, match="3 classes.*num_classes=5"):
         build_model(config.replace(init=str(file)), 5)
-    assert build_model(config.replace(init=str(file)), 3).weights_info.top1 is not None
+    assert not build_model(config.replace(init=str(file)), 3).weights_info.is_random
 
 
 @pytest.mark.parametrize("ablate", ["no-conv", "no-se", "late-evss"])
