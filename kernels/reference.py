@@ -34,13 +34,17 @@ def selective_scan_reference(
         dt = dt + delta_bias.to(dtype)[:, None]
     if delta_softplus:
         dt = F.softplus(dt)
-    B, C = (_per_channel(m.to(dtype), n_channels) for m in (B, C))  # [B, K*D, N, L]
+    # Steps are taken apart once: indexing step t inside the loop would make the backward pass of
+    # each step touch the whole tensor.
+    Bs = _per_channel(B.to(dtype), n_channels).unbind(3)  # L x [B, K*D, N]
+    Cs = _per_channel(C.to(dtype), n_channels).unbind(3)
+    gates = dt.unsqueeze(3).unbind(2)  # L x [B, K*D, 1]
+    inputs = (dt * x).unsqueeze(3).unbind(2)
     h = x.new_zeros(x.shape[0], n_channels, A.shape[1])
     outputs = []
     for t in range(x.shape[2]):
-        decay = torch.exp(dt[:, :, t, None] * A)
-        h = decay * h + (dt[:, :, t] * x[:, :, t])[:, :, None] * B[:, :, :, t]
-        outputs.append((h * C[:, :, :, t]).sum(-1))
+        h = torch.exp(gates[t] * A) * h + inputs[t] * Bs[t]
+        outputs.append((h * Cs[t]).sum(-1))
     y = torch.stack(outputs, dim=2)
     if D is not None:
         y = y + D.to(dtype)[:, None] * x
