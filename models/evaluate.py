@@ -56,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--json", type=Path, help="write everything there")
     p.add_argument("--logits", type=Path, help="write logits and labels per size there (.npz)")
     p.add_argument("--against", type=Path, help="--logits file of another model to compare with")
+    p.set_defaults(command=shlex.join(["python", "-m", "models.evaluate", *sys.argv[1:]]))
     p.add_argument("--quiet", action="store_true", help="no progress bar")
     return p
 
@@ -194,7 +195,7 @@ def compare(
 
 
 def provenance(
-    model: EfficientVMamba, name: str, split: Split, device: torch.device
+    model: EfficientVMamba, name: str, split: Split, device: torch.device, command: str
 ) -> dict[str, Any]:
     """Weights, data, program and machine: what is needed to repeat the figures."""
     info = model.weights_info
@@ -209,7 +210,7 @@ def provenance(
         "device": str(device) if device.type == "cpu" else torch.cuda.get_device_name(device),
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
-        "command": shlex.join(["python", "-m", "models.evaluate", *sys.argv[1:]]),
+        "command": command,
     }
 
 
@@ -228,7 +229,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.against:
         for size, difference in compare(arrays, args.against, sizes).items():
             results[size]["difference"] = difference
-    report = {"format": 1, "provenance": provenance(model, name, split, device), "sizes": results}
+    facts = provenance(model, name, split, device, args.command)
+    report = {"format": 1, "provenance": facts, "sizes": results}
     if args.json:
         text = json.dumps(report, indent=1)
         write_atomically(args.json, lambda out: out.write(text.encode()))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,9 @@ def build_card(
     flags = ["--weights", str(file), "--sizes", ",".join(map(str, SIZES)), "--quiet"]
     if cache is not None:
         flags += ["--cache", str(cache)]
-    report = evaluate.run(evaluate.parser().parse_args([str(data), *flags]))
+    arguments = evaluate.parser().parse_args([str(data), *flags])
+    arguments.command = shlex.join(["python", "-m", "models.evaluate", str(data), *flags])
+    report = evaluate.run(arguments)
     facts = report["provenance"]
     top1 = report["sizes"][str(SIZES[-1])]["top1"]
     has_teacher = any(phase["config"]["teacher"] == LITE0 for phase in phases)
