@@ -23,6 +23,7 @@ from tqdm import tqdm
 import models
 from models.checkpoints import read_checkpoint
 from models.efficientvmamba import EfficientVMamba
+from models.registry import available_weights
 from models.training import metrics
 from models.training.data import (
     Split,
@@ -67,11 +68,15 @@ def load_model(args: argparse.Namespace, n_classes: int) -> tuple[EfficientVMamb
         name = args.model or "efficientvmamba_tiny"
         scan = args.scan or "es2d"
         return models.create_model(name, num_classes=n_classes, scan=scan), name
-    metadata: dict[str, Any] = {}
-    if args.weights != "default":
+    shipped = {w.name: (name, w) for name in models.list_models() for w in available_weights(name)}
+    found: tuple[str | None, str | None] = (None, None)
+    if args.weights in shipped:
+        found = (shipped[args.weights][0], shipped[args.weights][1].trained_scan)
+    elif args.weights != "default":
         metadata = read_checkpoint(args.weights).metadata
-    name = args.model or metadata.get("model") or "efficientvmamba_tiny"
-    scan = args.scan or metadata.get("scan") or "es2d"
+        found = (metadata.get("model"), metadata.get("scan"))
+    name = args.model or found[0] or "efficientvmamba_tiny"
+    scan = args.scan or found[1] or "es2d"
     model = models.create_model(name, weights=args.weights, scan=scan)
     if model.num_classes != n_classes:
         raise TrainingError(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -81,7 +80,8 @@ def build_card(
     if cache is not None:
         flags += ["--cache", str(cache)]
     arguments = evaluate.parser().parse_args([str(data), *flags])
-    arguments.command = shlex.join(["python", "-m", "models.evaluate", str(data), *flags])
+    sizes = ",".join(map(str, SIZES))
+    arguments.command = f"python -m models.evaluate DATA --weights {name} --sizes {sizes}"
     report = evaluate.run(arguments)
     facts = report["provenance"]
     top1 = report["sizes"][str(SIZES[-1])]["top1"]

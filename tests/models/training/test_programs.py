@@ -185,6 +185,7 @@ def test_a_run_is_shipped_with_its_card(
     model = models.create_model("efficientvmamba_test", weights="default")
     assert model.weights_info.description == facts["description"]
     assert model.weights_info.sha256 == facts["sha256"] == facts["measured_by"]["weights_sha256"]
+    assert evaluate.main([str(images), "--weights", "tints", "--sizes", "32", "--quiet"]) == 0
     # Weights that go on from these carry their history.
     assert card.main(["more", *flags, "--before", str(tmp_path / "tints.json")]) == 0
     assert len(json.loads((tmp_path / "more.json").read_text())["phases"]) == 2
