@@ -97,8 +97,14 @@ def shipped_weights(model: str, scan: str, other_scan: str) -> WeightsInfo | Non
 def weights_choices(model: str) -> tuple[WeightsChoice, ...]:
     """ "default" only where something ships."""
     shipped = models.available_weights(model)
-    found = [WeightsChoice("default", shipped[0].description)] if shipped else []
+    found = [WeightsChoice("default", _short_label(shipped[0]))] if shipped else []
     return (*found, WeightsChoice("random", "Random, seed 0"))
+
+
+def _short_label(info: WeightsInfo) -> str:
+    """Data set and accuracy, for a narrow list; the page's header has the whole description."""
+    data = info.description.partition(",")[0]
+    return f"{data}, {info.top1:.1f} %" if info.top1 is not None else data
 
 
 def check_choice(what: str, given: str, allowed: list[str]) -> None:

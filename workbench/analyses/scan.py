@@ -220,5 +220,5 @@ def _note(table: ScanOrder, provenance: Provenance) -> str:
         )
     trained = provenance.trained_scan
     if trained is not None and trained != provenance.scan:
-        parts.append(f"Not what it was trained with: the weights were trained with {trained}.")
+        parts.append(f"Not what it was trained with ({trained}).")
     return " ".join(parts)

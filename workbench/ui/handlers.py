@@ -180,7 +180,10 @@ class Handlers:
     def _header(self, view: View) -> Updates:
         header = self.wb.describe(view)
         facts = [
-            {"text": header.model_label},
+            {
+                "text": header.model_label.removeprefix("EfficientVMamba-"),
+                "title": header.model_label,
+            },
             {"text": header.weights_label, "tone": "warn" if header.is_random else None},
             {"text": f"{header.device_label} ({header.backend_label})"},
         ]
