@@ -48,7 +48,8 @@ def selective_scan(
         zeros if D is None else D,
         zeros if delta_bias is None else delta_bias,
     )
-    y = _Scan.apply(*(t.float().contiguous() for t in inputs), delta_softplus)
+    ready = [t.float().contiguous() for t in inputs]
+    y = _Scan.apply(*ready, delta_softplus, _will_differentiate(ready))
     return y.to(u.dtype)
 
 
@@ -65,23 +66,28 @@ def scan2d(
     batch, channels, height, width = x.shape
     tokens = x.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
     inputs = (tokens, x_proj_weight, dt_projs_weight, dt_projs_bias, A_logs, Ds)
-    y = _Scan2d.apply(*(t.float().contiguous() for t in inputs), order)
+    ready = [t.float().contiguous() for t in inputs]
+    y = _Scan2d.apply(*ready, order, _will_differentiate(ready))
     return y.view(batch, height, width, channels).permute(0, 3, 1, 2).to(x.dtype)
+
+
+def _will_differentiate(tensors: list[Tensor]) -> bool:
+    """Whether states must be stored; inside `forward` autograd no longer says it."""
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
 class _Scan2d(torch.autograd.Function):
     """Tokens `[B, H*W, C]` in, `[B, H*W, C]` out."""
 
     @staticmethod
-    def forward(ctx, tokens, x_proj, dt_weight, dt_bias, A_logs, Ds, order):
+    def forward(ctx, tokens, x_proj, dt_weight, dt_bias, A_logs, Ds, order, keep):
         plan = launch.plan_of(order)
         projected = launch.project(tokens, x_proj, plan)
         inputs = launch.ScanInputs(
             plan, tokens, A_logs, Ds, dt_bias, projected=projected, dt_weight=dt_weight
         )
-        needs_grad = any(ctx.needs_input_grad)
-        y, checkpoints = launch.scan_forward(inputs, needs_grad)
-        if needs_grad:
+        y, checkpoints = launch.scan_forward(inputs, with_checkpoints=keep)
+        if keep:
             ctx.plan = plan
             ctx.save_for_backward(
                 tokens, x_proj, dt_weight, dt_bias, A_logs, Ds, projected, checkpoints
@@ -113,6 +119,7 @@ class _Scan2d(torch.autograd.Function):
             grad_a * -torch.exp(A_logs),
             plan.sum_over_sets(grads.skip, n_sets).reshape(Ds.shape),
             None,
+            None,
         )
 
 
@@ -120,12 +127,11 @@ class _Scan(torch.autograd.Function):
     """Mamba's layout: u, delta `[B, K*D, L]`; A `[K*D, N]`; B, C `[B, K, N, L]`; bias `[K*D]`."""
 
     @staticmethod
-    def forward(ctx, u, delta, A, B, C, D, bias, softplus):
+    def forward(ctx, u, delta, A, B, C, D, bias, softplus, keep):
         plan = launch.plain_plan(B.shape[1], u.shape[2])
         inputs = launch.ScanInputs(plan, u, A, D, bias, delta=delta, B=B, C=C, softplus=softplus)
-        needs_grad = any(ctx.needs_input_grad)
-        y, checkpoints = launch.scan_forward(inputs, needs_grad)
-        if needs_grad:
+        y, checkpoints = launch.scan_forward(inputs, with_checkpoints=keep)
+        if keep:
             ctx.plan, ctx.softplus = plan, softplus
             ctx.save_for_backward(u, delta, A, B, C, D, bias, checkpoints)
         return y
@@ -146,5 +152,6 @@ class _Scan(torch.autograd.Function):
             grads.C,
             grads.skip.reshape(D.shape),
             grads.bias.reshape(bias.shape),
+            None,
             None,
         )

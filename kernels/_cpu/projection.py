@@ -34,7 +34,7 @@ def project_part(p, b, k, part):
     steps = min(ROWS, length - t0)
     last = t0 + steps - 1
     zero = splat(ZERO)
-    # A pad's row is 0: it is read as row 0 and multiplied by 0 when stored.
+    # A pad reads row 0; 0 is stored in place of its sum. Steps past the end repeat the last one.
     r0, r1 = token_row(p, b, k, t0), token_row(p, b, k, min(t0 + 1, last))
     r2, r3 = token_row(p, b, k, min(t0 + 2, last)), token_row(p, b, k, min(t0 + 3, last))
     r4, r5 = token_row(p, b, k, min(t0 + 4, last)), token_row(p, b, k, min(t0 + 5, last))
