@@ -168,6 +168,18 @@ def test_shortcuts_without_gradients_change_nothing(
     assert calls == {"conv_branch.1": [5], "se": [5, 5], None: []}[watched]
 
 
+def test_weights_may_change_between_calls(model: models.EfficientVMamba) -> None:
+    """Nothing that is derived from weights is kept, not even where torch cannot see the change."""
+    x = images(1, 3, 64, 64)
+    with torch.no_grad():
+        model(x)
+    for parameter in model.parameters():
+        parameter.data.mul_(1.1)
+    plain = model(x).detach()
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), plain, rtol=1e-4, atol=1e-5)
+
+
 def test_every_parameter_gets_a_gradient() -> None:
     model = models.create_model("efficientvmamba_test", num_classes=5).train()
     model(images(4, 3, 64, 64)).square().sum().backward()
