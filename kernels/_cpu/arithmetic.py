@@ -45,7 +45,7 @@ compiled = numba.njit(error_model="numpy", forceinline=False)
 
 @inlined
 def exp2(x):
-    """2**x: exactly inf from 128, 0 (or a subnormal) below -126; of NaN it is inf or 0."""
+    """2**x: exactly inf from 128, 0 (or a subnormal) below -126; of NaN inf, of -NaN 0."""
     x = clamp_exponent(x)
     shifted = x + splat(_ROUND)
     r = x - (shifted - splat(_ROUND))

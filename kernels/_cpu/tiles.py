@@ -195,4 +195,8 @@ def read_inputs(p, b, k, v, t0, steps, weight, inputs, gates, slopes, dt_u):
         for t in range(steps):
             store(slopes, t * LANES, splat(ONE))
     for t in range(steps):
-        store(dt_u, t * LANES, load(gates, t * LANES) * load(inputs, t * LANES))
+        # exp2 of a NaN of this sign is infinite, so it reaches the states and all gradients.
+        dt = load(gates, t * LANES)
+        dt = where_ordered(dt, dt, splat(NAN))
+        store(gates, t * LANES, dt)
+        store(dt_u, t * LANES, dt * load(inputs, t * LANES))

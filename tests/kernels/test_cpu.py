@@ -152,6 +152,33 @@ def test_nan_and_infinity_come_through(name: str, value: float) -> None:
     same_where_not_finite(given, exact)
 
 
+@pytest.mark.parametrize("name", ["u", "delta", "A", "B", "grad_y"])
+@pytest.mark.parametrize("value", [float("nan"), -float("nan")])
+def test_gradients_are_not_finite_where_the_reference_has_nan(name: str, value: float) -> None:
+    tensors = {
+        "u": torch.randn(1, 20, 70),
+        "delta": torch.randn(1, 20, 70),
+        "A": -torch.rand(20, 4) - 0.1,
+        "B": torch.randn(1, 4, 70),
+        "C": torch.randn(1, 4, 70),
+    }
+    grad_y = torch.randn(1, 20, 70)
+    (grad_y if name == "grad_y" else tensors[name]).view(-1)[45] = value
+    given, exact = [], []
+    for gradients, backend, dtype in (
+        (given, "cpu", torch.float32),
+        (exact, "reference", torch.float64),
+    ):
+        leaves = {k: v.to(dtype).clone().requires_grad_() for k, v in tensors.items()}
+        y = selective_scan(**leaves, delta_softplus=True, backend=backend)
+        gradients += torch.autograd.grad(y, list(leaves.values()), grad_y.to(dtype))
+    assert any(theirs.isnan().any() for theirs in exact)
+    for ours, theirs in zip(given, exact, strict=True):
+        assert not ours[theirs.isnan()].isfinite().any()
+        finite = theirs.isfinite()
+        torch.testing.assert_close(ours[finite].double(), theirs[finite], rtol=1e-4, atol=1e-5)
+
+
 def test_a_growing_state_overflows_to_infinity() -> None:
     u = torch.ones(1, 3, 200)
     A = torch.tensor([[2.0], [-1.0], [0.0]])

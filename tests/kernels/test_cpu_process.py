@@ -27,7 +27,8 @@ def python(code: str, **environment: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(SETUP) + textwrap.dedent(code)],
         cwd=ROOT,
-        env={**os.environ, **environment},
+        # Passive: the processes of a test machine share its cores with others.
+        env={**os.environ, "OMP_WAIT_POLICY": "passive", **environment},
         capture_output=True,
         text=True,
         timeout=180,
