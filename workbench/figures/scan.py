@@ -76,7 +76,7 @@ def _rows(a: ScanResult, b: ScanResult) -> list[list[str]]:
     return [
         ["sequences", *sequences],
         row("tokens read", "tokens_scanned"),
-        row("of these, pads", "n_pads"),
+        row("pads besides", "n_pads"),
         ["visits each", *visits],
         ["mean reach", *(percent(float(r.metrics["mean_reach"])) for r in (a, b))],
         row("farthest back", "farthest_steps"),
