@@ -142,6 +142,12 @@ def test_profile_bars_start_at_zero_and_add_up() -> None:
     assert panel["expectation"]["rows"][0][1:] == ["2.00 : 1", "2.00 : 1", "2.00 : 1"]
 
 
+def test_a_busy_machine_is_named_beside_the_ratio() -> None:
+    calm, busy = profile_result("es2d:step=2"), profile_result("ss2d", 2, p80_ms=80.0)
+    assert "busy" not in profile_panel(calm, profile_result("ss2d", 2))["sentence"]
+    assert "The machine was busy" in profile_panel(calm, busy)["sentence"]
+
+
 def test_words_and_numbers() -> None:
     assert [significant(v) for v in (0, 0.001234, 12.345, 12345.6)] == [
         "0",

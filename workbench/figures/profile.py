@@ -7,6 +7,7 @@ from workbench.results import ProfileResult
 
 STAGE_NAMES = {0: "stem", 5: "head"}
 N_OPS = 4
+BUSY_SPREAD = 0.3  # (p80 - p20) / p50 above which a ratio of medians is not to be trusted
 OP_NAMES = {"_Scan2d": "selective scan (scan2d)"}  # the CPU kernel's autograd function
 
 
@@ -40,7 +41,13 @@ def _sentence(a: ProfileResult, b: ProfileResult) -> str:
     text = f"{name_b} takes {significant(ratio)} times as long as {name_a}"
     if scans[0] > 0:
         text += f", its scans alone {significant(scans[1] / scans[0])} times"
-    return text[0].upper() + text[1:] + "."
+    text = text[0].upper() + text[1:] + "."
+    spread = max((r.p80_ms - r.p20_ms) / r.p50_ms for r in (a, b))
+    if spread > BUSY_SPREAD:
+        text += (
+            f" The machine was busy: passes spread by {percent(spread)}; run again when it is idle."
+        )
+    return text
 
 
 def _wrong(result: ProfileResult) -> str:
