@@ -34,7 +34,6 @@ from workbench.results import (
 
 DPI = 200
 FOCUS = "#ff2d78"
-JUMP_ALPHA = 0.25
 
 
 def render(results: dict[str, Any], rgb: np.ndarray) -> dict[str, bytes]:

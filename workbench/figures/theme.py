@@ -46,8 +46,6 @@ CIVIDIS = (
 # neutral is the paper's: light on the light page, dark on the dark one.
 DIVERGING = tuple(f"@d{i}" for i in range(9))
 
-NUMBER_WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-
 
 def colorscale(stops: Sequence[str]) -> list[list[float | str]]:
     return [[i / (len(stops) - 1), colour] for i, colour in enumerate(stops)]
@@ -73,10 +71,6 @@ def percent(share: float) -> str:
     if share >= 0.99995:
         return "100 %"
     return f"{significant(100 * share)} %"
-
-
-def words(count: int) -> str:
-    return NUMBER_WORDS[count] if 0 <= count < len(NUMBER_WORDS) else f"{count:,}"
 
 
 def ordinal(n: int) -> str:

@@ -18,7 +18,6 @@ from workbench.ui.components.plotly_panel import (
     PlotlyPanel,
     Sidebox,
     Status,
-    dump,
     static_files,
 )
 from workbench.ui.first_paint import stored_panels
@@ -86,9 +85,7 @@ def _sidebar(wb: Workbench, handlers: Handlers, view: View) -> dict[str, Any]:
             label="Stage",
             elem_classes="wb-seg",
         )
-        c["focus"] = Sidebox(
-            texts.focus_box(view, wb.stage_shape(view, view.stage)[2]), elem_id="wb-focus"
-        )
+        c["focus"] = Sidebox(texts.focus_box(view), elem_id="wb-focus")
         with gr.Row(elem_id="wb-runrow"):
             c["run"] = gr.Button(
                 "Run", variant="primary", size="sm", min_width=60, elem_id="wb-run"
@@ -200,6 +197,3 @@ def build_app(settings: Settings, wb: Workbench) -> gr.Blocks:
         add_api(wb)  # first, so that no event of the page takes a public name
         _events(handlers, c)
     return demo
-
-
-__all__ = ["build_app", "dump", "theme"]

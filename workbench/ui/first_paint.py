@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import WorkbenchError
+from workbench.export import load_results
 from workbench.figures import attribution_panel, erf_panel, profile_panel, scan_panel
 from workbench.photos import prepare
 from workbench.results import AttributionResult, ErfResult, ProfileResult, Provenance, ScanResult
 from workbench.runtime import Workbench
+from workbench.ui.panels import TITLES
 
 log = logging.getLogger(__name__)
 EMPTY_SIZE = [224, 224]
@@ -31,8 +33,6 @@ def waiting_panel(name: str, title: str) -> dict[str, Any]:
 
 def stored_panels(wb: Workbench, path: Path) -> dict[str, dict[str, Any]]:
     """Panels of the stored example, marked as stored; empty panels where it cannot be read."""
-    from workbench.ui.panels import TITLES
-
     try:
         panels = _panels(wb, path)
     except (WorkbenchError, OSError, KeyError, zipfile.BadZipFile) as error:
@@ -45,8 +45,6 @@ def stored_panels(wb: Workbench, path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _panels(wb: Workbench, path: Path) -> dict[str, dict[str, Any]]:
-    from workbench.export import load_results
-
     r = load_results(path).results
     scans: list[ScanResult] = [r["scan_a"], r["scan_b"]]
     erfs: list[ErfResult] = [r["erf_a"], r["erf_b"]]

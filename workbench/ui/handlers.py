@@ -13,6 +13,7 @@ from typing import Any
 import gradio as gr
 
 from workbench import permalink
+from workbench.bundle import write_bundle
 from workbench.errors import CancelledError, WorkbenchError
 from workbench.photos import prepare
 from workbench.results import PredictionResult
@@ -157,8 +158,6 @@ class Handlers:
 
     def export(self, view: View) -> str:
         """One zip with the four panels' numbers (JSON, npz) and pictures (PNG)."""
-        from workbench.bundle import write_bundle
-
         folder = Path(tempfile.mkdtemp(prefix="workbench-"))
         try:
             return str(write_bundle(self.wb, view, folder))
@@ -224,7 +223,6 @@ class Handlers:
     def _controls(self, view: View) -> Updates:
         """Every control set to the view, so page, link and result never disagree."""
         weights = [(choice.label, choice.name) for choice in self.wb.weights(view.model)]
-        _, _, stride = self.wb.stage_shape(view, view.stage)
         return {
             "view": view,
             "model": view.model,
@@ -235,7 +233,7 @@ class Handlers:
             "size": view.size,
             "fit": view.fit,
             "photos": dump(self.photo_choices(view)),
-            "focus": dump(texts.focus_box(view, stride)),
+            "focus": dump(texts.focus_box(view)),
         }
 
     def photo_choices(self, view: View) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def top_box(prediction: PredictionResult, target: int | None) -> dict[str, Any]:
     return {"title": "Top 5", "rows": rows, "text": prediction.note, "tone": tone}
 
 
-def focus_box(view: View, stride: int) -> dict[str, Any]:
+def focus_box(view: View) -> dict[str, Any]:
     return {
         "title": "Focus",
         "rows": [
