@@ -63,10 +63,80 @@ class ScanResult:
         bool  # the order below was read back from the running operator and agrees with the table
     )
     disagreement: str  # the first difference where it does not
+    metrics: dict[str, float | int]  # `kernels/scan_metrics.py` defines each
+    is_runnable: bool = True  # False: the path of another network, drawn and measured as a path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReachStep:
+    """One line of "what restores the reach": share of the stage's tokens that can matter."""
+
+    name: str  # "scan alone", "with the 3x3 convolution before it", ...
+    share: float  # 0..1, of all tokens of the stage's map, for the token in focus
+    mean_share: float  # 0..1, mean over all tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReachResult:
+    """Which tokens can influence token (y, x) through one scan, and how much of it survives."""
+
+    provenance: Provenance
+    stage: int
+    y: int
+    x: int
+    height: int  # tokens
+    width: int
+    stride: int  # input pixels per token
+    has_scan: bool
+    note: str
+    layer: str  # module whose scan was watched: "layers.0.blocks.0.op"
+    steps_back: np.ndarray  # int32 [H, W]: steps from a token to (y, x), -1 = it cannot matter
+    steps_on: np.ndarray  # int32 [H, W]: the reverse, steps from (y, x) to each token
+    decay: np.ndarray  # float32 [H, W]: share of its state left at (y, x), mean over channels
+    curve_steps: np.ndarray  # int32 [S] steps back, 0 first
+    curve_p20: np.ndarray  # float32 [S] share of state left, over channels and states
+    curve_p50: np.ndarray
+    curve_p80: np.ndarray
+    half_steps: float  # steps after which half of the state is left (median); nan if never
+    mean_reach: float  # 0..1, of the scheme on this map
+    restored: tuple[ReachStep, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchemeRow:
+    """One scheme on one stage's map; costs are the model's, times are measured."""
+
+    scan: str  # `ScanSpec` text
+    label: str
+    definition: str
+    is_runnable: bool
+    why_not: str  # "needs another network: ..." where it is path only
     metrics: dict[str, float | int]
-    # metrics keys: n_sequences, length, tokens_scanned, n_pads, visits_min, visits_max, mean_reach
-    # (0..1, of the pure scan), max_reach, farthest_steps, mean_jump (Manhattan, tokens), max_jump,
-    # n_jumps (steps longer than the scheme's own spacing)
+    n_parameter_sets: int
+    flops: int  # of one scan forward at batch 1, cost model
+    bytes: int
+    exps: int
+    p20_ms: float  # nan where not measured
+    p50_ms: float
+    p80_ms: float
+    error: float  # relative L2 against the reference, nan where not compared
+    status: str  # "measured" | "not measured" | "path only" | "wrong: ..." | "not run: ..."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchemeTableResult:
+    """Every scheme of the list on one stage's map."""
+
+    provenance: Provenance
+    stage: int
+    height: int
+    width: int
+    channels: int
+    states: int
+    rank: int
+    rows: tuple[SchemeRow, ...]
+    clock: str
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

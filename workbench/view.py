@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 SIZES = (128, 224, 384, 512, 1024)  # input pixels: shorter side for "crop", longer side for "whole"
 FITS = ("crop", "whole")
 STAGES = (1, 2, 3, 4)
+TABS = ("overview", "scan")
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +15,8 @@ class View:
     """What the user looks at. Names are registry names; `y, x` are a token of `stage`.
 
     `y` and `x` are None for "the centre token" (H // 2, W // 2). `target` is a class index, None
-    for the most probable class. `scan_a` and `scan_b` are `kernels.ScanSpec` texts.
+    for the most probable class. `scan_a`, `scan_b` and `scan_c` are `kernels.ScanSpec` texts;
+    `scan_c` is the third scheme of the scan tab, None for two. `tab` is the page's open tab.
     """
 
     model: str = "efficientvmamba_tiny"
@@ -24,10 +26,12 @@ class View:
     fit: str = "crop"
     scan_a: str = "es2d:step=2"
     scan_b: str = "ss2d"
+    scan_c: str | None = None
     stage: int = 2
     y: int | None = None
     x: int | None = None
     target: int | None = None
+    tab: str = "overview"
 
     def with_focus(self, stage: int, y: int | None, x: int | None) -> View:
         return replace(self, stage=stage, y=y, x=x)
