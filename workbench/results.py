@@ -137,6 +137,7 @@ class SchemeTableResult:
     rows: tuple[SchemeRow, ...]
     clock: str
     note: str = ""
+    is_final: bool = True  # False: times follow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
