@@ -20,7 +20,12 @@ ROOT = Path(__file__).parents[1]
 OURS = ("kernels", "models", "workbench", "app")
 
 # Plain data: no torch, no model, nothing of ours but each other.
-DATA = ("workbench.results", "workbench.errors", "workbench.view")
+DATA = (
+    "workbench.results",
+    "workbench.errors",
+    "workbench.view",
+    "workbench.training_log",
+)
 
 # Layer (module prefix, longest match wins) -> which of our modules it may import.
 LAYERS: dict[str, tuple[str, ...]] = {
@@ -30,6 +35,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "workbench.results": (),
     "workbench.errors": (),
     "workbench.view": (),
+    "workbench.training_log": ("workbench.errors",),
     "workbench.cache": (),
     "workbench.progress": DATA,
     "workbench.settings": DATA,
