@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from workbench.figures.theme import GROUP_COLOURS, LIGHT
 from workbench.training_log import AblationRow, TrainingCurve
@@ -59,7 +60,6 @@ def ablations_figure(rows: Sequence[AblationRow]) -> Figure:
             x, y = zip(*done, strict=True)
             lines.plot(x, y, color=colour, marker=".", linewidth=1.2, label=row.name)
     _label(lines, "validation top-1", "%")
-    lines.set_xlabel("epoch", fontsize=7)
     if lines.has_data():
         lines.legend(fontsize=6.5, loc="lower right")
     return figure
@@ -69,5 +69,6 @@ def _label(axes: Axes, title: str, y: str) -> None:
     axes.set_title(title, fontsize=8, loc="left", color=LIGHT["@ink"])
     axes.set_ylabel(y, fontsize=7)
     axes.set_xlabel("epoch", fontsize=7)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.tick_params(labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)
