@@ -1,0 +1,1 @@
+"""The parts of `kernels.compiled`; users call that module."""

@@ -1,0 +1,77 @@
+"""From the worker's answer to the record: resources from the compiler's own words, then counts."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from kernels._compiled import assembly
+from kernels._compiled.records import CompiledKernel, CompileError, Config
+from kernels._compiled.targets import Target, occupancy
+
+
+def read_answer(
+    config: Config, target: Target, version: str, answer: dict[str, Any] | CompileError
+) -> CompiledKernel | CompileError:
+    """Count and parse what the worker sent."""
+    where = f"{config.name} on {target.name}"
+    if isinstance(answer, CompileError):
+        return CompileError(answer.kind, f"{where}: {answer}")
+    if "error" in answer:
+        return CompileError("compiler", f"{where}: {answer['error']}")
+    texts = answer["texts"]
+    try:
+        if target.backend == "cuda":
+            counts = assembly.count_sass(texts["sass"])
+            used = _ptxas_numbers(answer["log"])
+        else:
+            counts = assembly.count_amdgcn(texts["amdgcn"])
+            used = _amdgcn_numbers(texts["amdgcn"])
+    except LookupError as error:
+        return CompileError("compiler", f"{where}: this triton's listing has no {error}")
+    return CompiledKernel(
+        config=config.name,
+        target=target.name,
+        shared_bytes=answer["shared_bytes"],
+        num_warps=answer["num_warps"],
+        occupancy=occupancy(target, used["registers"], answer["shared_bytes"], answer["num_warps"]),
+        instructions=counts.instructions,
+        exp2_in_loops=counts.exp2_in_loops,
+        instructions_in_loops=counts.instructions_in_loops,
+        stage_ms=answer["stage_ms"],
+        compile_s=answer["compile_s"],
+        binary_bytes=answer["binary_bytes"],
+        triton_version=version,
+        compiler_log=answer["log"],
+        texts=texts,
+        **used,
+    )
+
+
+def _ptxas_numbers(log: str) -> dict[str, int]:
+    """From the log of `ptxas -v`, of the very run that made the binary."""
+    return {
+        "registers": _number(r"Used (\d+) registers", log),
+        "scalar_registers": 0,
+        "spill_bytes": _number(r"(\d+) bytes spill stores", log)
+        + _number(r"(\d+) bytes spill loads", log),
+        "stack_bytes": _number(r"(\d+) bytes stack frame", log),
+    }
+
+
+def _amdgcn_numbers(text: str) -> dict[str, int]:
+    """From LLVM's comments behind the kernel."""
+    scratch = _number(r"; ScratchSize: (\d+)", text)
+    return {
+        "registers": _number(r"; TotalNumVgprs: (\d+)", text),
+        "scalar_registers": _number(r"; TotalNumSgprs: (\d+)", text),
+        "spill_bytes": scratch,
+        "stack_bytes": scratch,
+    }
+
+
+def _number(pattern: str, text: str) -> int:
+    found = re.search(pattern, text)
+    if found is None:
+        raise LookupError(f"line with {pattern!r}")
+    return int(found[1])
