@@ -8,31 +8,53 @@ from typing import Any
 
 import numpy as np
 
-from kernels import ScanOrder, scan_order
+from kernels import ScanOrder, ScanSpec, scan_order
+from workbench.analyses.fingerprint import wrong_tokens
 from workbench.analyses.maps import stage_shape
-from workbench.analyses.probe import FARTHEST, Reading, read_path
+from workbench.analyses.probe import Reading, read_path
 from workbench.results import Provenance, ScanResult
 
 DEFINITION = (
     "token read at each step of each sequence, recovered by pushing token numbers through the "
     "running operator and compared with the scheme's table"
 )
+SHARED_DEFINITION = (
+    DEFINITION + "; where sequences share a parameter set and are added, sums of random token "
+    "values through the running operator, compared with the sums that the table predicts"
+)
+PATH_ONLY_DEFINITION = (
+    "token read at each step of each sequence, from the table of the published scheme: no network "
+    "of this workbench runs it, so there is no operator to probe"
+)
 
 
 def scan_path(
-    model: Any, stage: int, height: int, width: int, *, provenance: Provenance
+    model: Any,
+    stage: int,
+    height: int,
+    width: int,
+    *,
+    provenance: Provenance,
+    spec: ScanSpec | None = None,
 ) -> ScanResult:
-    """Path of `stage` (1-based) for an input of `height` x `width` px; no photo is needed."""
+    """Path of `stage` (1-based) for an input of `height` x `width` px; no photo is needed.
+
+    `spec`: None for the scheme that the model runs, which is probed, or the scheme of another
+    network, whose path is drawn from its table.
+    """
     started = time.perf_counter()
     rows, columns, stride = stage_shape(model, stage, height, width)
     blocks = [block for block in model.blocks() if block.stage == stage]
     scanning = [block for block in blocks if block.has_scan]
+    is_runnable = spec is None or spec.is_runnable
+    if spec is not None and is_runnable and spec != model.scan_spec:
+        raise ValueError(f"the model runs {model.scan_spec}, not {spec}: probe a model that does.")
 
-    def result(**fields: Any) -> ScanResult:
+    def result(definition: str = DEFINITION, **fields: Any) -> ScanResult:
         return ScanResult(
             provenance=replace(
                 provenance,
-                definition=DEFINITION,
+                definition=definition,
                 parameters={**provenance.parameters, "stage": stage},
                 seconds=time.perf_counter() - started,
             ),
@@ -41,13 +63,14 @@ def scan_path(
             width=columns,
             stride=stride,
             n_blocks=len(blocks),
+            is_runnable=is_runnable,
             **fields,
         )
 
     if not scanning:
         return result(
             has_scan=False,
-            note=f"Stage {stage} has no scan: its blocks are convolutions.",
+            note=no_scan(stage),
             index=np.empty((0, 0), dtype=np.int32),
             parameter_set=np.empty(0, dtype=np.int32),
             merge="",
@@ -55,14 +78,31 @@ def scan_path(
             disagreement="",
             metrics={},
         )
+    if spec is not None and not is_runnable:
+        path = scan_order(spec, rows, columns)
+        return result(
+            PATH_ONLY_DEFINITION,
+            has_scan=True,
+            note=f"Path only: {path.why_not_runnable}.",
+            index=path.index,
+            parameter_set=np.asarray(path.parameter_set, dtype=np.int32),
+            merge=path.merge,
+            is_verified=False,
+            disagreement="",
+            metrics=path.metrics(),
+        )
     table = scan_order(model.scan_spec, rows, columns)
-    readings = read_path(model.get_submodule(scanning[0].name).op, rows, columns)
-    disagreement = compare(table, readings)
-    if disagreement:
+    op = model.get_submodule(scanning[0].name).op
+    shared = shared_sets(table)
+    disagreement, readings = verify(op, table, shared)
+    if disagreement and not shared:
         index, parameter_set = observed_sequences(readings)
     else:
         index, parameter_set = table.index, table.parameter_set
+    if disagreement and shared:
+        disagreement += "; the path drawn is the table's"
     return result(
+        SHARED_DEFINITION if shared else DEFINITION,
         has_scan=True,
         note=_note(table, provenance),
         index=np.asarray(index, dtype=np.int32),
@@ -74,15 +114,32 @@ def scan_path(
     )
 
 
+def verify(op: Any, table: ScanOrder, shared: dict[int, np.ndarray]) -> tuple[str, list[Reading]]:
+    """First difference between the table and the running operator, and what was read back."""
+    wrong_sums = {}
+    if shared:
+        if len(shared) == len(np.unique(table.parameter_set)):
+            # Nothing else to read back: sets without a sequence must add up to zero.
+            none = np.zeros(0, dtype=np.int64)
+            every = {s: shared.get(s, none) for s in range(op.x_proj_weight.shape[0])}
+            wrong_sums = wrong_tokens(op, table, every)
+            return _compare_sums(table, every, wrong_sums), []
+        wrong_sums = wrong_tokens(op, table, shared)
+    readings = read_path(op, table.height, table.width, most_pads(table))
+    separate = [reading for reading in readings if reading.parameter_set not in shared]
+    return compare(table, separate) or _compare_sums(table, shared, wrong_sums), readings
+
+
+def no_scan(stage: int) -> str:
+    return f"Stage {stage} has no scan: its blocks are convolutions."
+
+
 def compare(table: ScanOrder, readings: list[Reading]) -> str:
     """First difference between the table and what the operator read, in words; "" if there is none.
 
     Pads are part of the comparison wherever they change an output: not before a sequence's first
     token or after its last. Sequences and steps are counted from 1, tokens are (y, x) from 0.
     """
-    shared = _shared_sets(table)
-    if shared:
-        return shared
     for reading in readings:
         mine = np.flatnonzero(table.parameter_set == reading.parameter_set)
         previous, distance, is_read = _expected(table, mine)
@@ -91,25 +148,57 @@ def compare(table: ScanOrder, readings: list[Reading]) -> str:
                 (reading.is_read != is_read)
                 | reading.is_read_again
                 | (reading.previous != previous)
-                | (reading.distance != distance)
+                | (np.abs(reading.distance - distance) > reading.tolerance)
             )
             if wrong.any():
                 return _first_difference(table, mine, reading, previous, distance, wrong)
     return ""
 
 
-def _shared_sets(table: ScanOrder) -> str:
-    """Sequences that are added up and share parameters cannot be told apart from outside."""
-    if table.merge == "place":
-        return ""
+def most_pads(table: ScanOrder) -> int:
+    """The most pads in a row between two tokens of a sequence."""
+    row, step = np.nonzero(table.index >= 0)
+    gaps = np.diff(step)[row[1:] == row[:-1]]
+    return int(gaps.max(initial=1)) - 1
+
+
+def shared_sets(table: ScanOrder) -> dict[int, np.ndarray]:
+    """Parameter sets with which the table reads some token more than once -> their sequences."""
+    found = {}
     for s in np.unique(table.parameter_set):
-        sequences = np.flatnonzero(table.parameter_set == s)
-        if len(sequences) > 1:
-            return (
-                f"not verified: sequences {sequences[0] + 1} and {sequences[1] + 1} share "
-                f"parameter set {s} and their outputs are added: the operator does not show them "
-                "one by one"
-            )
+        mine = np.flatnonzero(table.parameter_set == s)
+        index = table.index[mine]
+        if np.bincount(index[index >= 0], minlength=1).max() > 1:
+            found[int(s)] = mine
+    return found
+
+
+def _compare_sums(
+    table: ScanOrder, sequences: dict[int, np.ndarray], wrong_sums: dict[int, np.ndarray]
+) -> str:
+    """The first token at which sequences of one set add up to another sum than the table's."""
+
+    def at(token: int) -> str:
+        return f"({token // table.width}, {token % table.width})"
+
+    for s, wrong in wrong_sums.items():
+        if not wrong.any():
+            continue
+        for k in sequences[s]:
+            steps = np.flatnonzero(table.index[k] >= 0)
+            differs = wrong[table.index[k][steps]]
+            if differs.any():
+                step = steps[differs.argmax()]
+                listed = ", ".join(str(m + 1) for m in sequences[s])
+                return (
+                    f"sequence {k + 1}, step {step + 1}: at token {at(table.index[k][step])} the "
+                    f"operator does not add up what the table's sequences {listed} read with "
+                    f"parameter set {s}"
+                )
+        token = int(np.flatnonzero(wrong)[0])
+        return (
+            f"the table does not read token {at(token)} with parameter set {s}, the operator does"
+        )
     return ""
 
 
@@ -122,10 +211,8 @@ def _expected(table: ScanOrder, sequences: np.ndarray) -> tuple[np.ndarray, ...]
         steps = np.flatnonzero(table.index[k] >= 0)
         tokens = table.index[k][steps]
         is_read[tokens] = True
-        gap = np.diff(steps)
-        near = gap <= FARTHEST
-        previous[tokens[1:][near]] = tokens[:-1][near]
-        distance[tokens[1:][near]] = gap[near]
+        previous[tokens[1:]] = tokens[:-1]
+        distance[tokens[1:]] = np.diff(steps)
     return previous, distance, is_read
 
 
