@@ -2,119 +2,127 @@
 
 from __future__ import annotations
 
+import math
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-# Rows of the [targets, sources] comparison that are held at once: 64 MiB of bytes at most.
-_CHUNK_BYTES = 1 << 26
+from kernels.scan_reach import Reads, reach_counts, reads_of, rows_by_pass, slots_of
+from kernels.schemes.base import PAD
+
+if TYPE_CHECKING:
+    from kernels.scan_order import ScanOrder
 
 
-def scan_metrics(index: np.ndarray, height: int, width: int) -> dict[str, int | float]:
-    """Metrics of the table `index` `[K, L]` (-1 = pad) over a map of `height` x `width` tokens.
+def scan_metrics(order: ScanOrder) -> dict[str, int | float]:
+    """Metrics of an order; a move goes from one token of a row to the next, pads left out.
 
-    `tokens_scanned`: visits of real tokens; `n_pads`: steps that read none. `mean_reach`,
-    `max_reach`: the share (0 to 1) of all tokens that can influence a token through one scan,
-    itself included, exact, mean and maximum over tokens. `farthest_steps`: the most steps back
-    along a sequence from a token to one that influences it. `mean_jump`, `max_jump`: Manhattan
-    distance in tokens between consecutive tokens of a sequence; `n_jumps`: moves that go farther
-    (Chebyshev) than the order's shortest move.
+    - `n_sequences`, `length` (of the longest), `n_parameter_sets` that they use
+    - `tokens_scanned`: visits of tokens; `n_pads`: steps that read nothing; `n_extra_steps`: steps
+      that read something else (class token, cell of a smaller map); `visits_min`, `visits_max`
+    - `mean_reach`, `max_reach`: share (0 to 1) of all tokens that can influence a token through one
+      scan, itself included, mean and maximum over tokens; `is_reach_exact`: 0 where they are
+      estimated from a sample of sources (very large maps)
+    - `farthest_steps`: most steps back along a sequence from a token to one that influences it
+    - `mean_jump`, `max_jump`: Manhattan distance of a move, in tokens
+    - `n_jumps`: moves that do not go to one of the four neighbours; `n_diagonal`: those of them
+      that go to a diagonal neighbour; `n_breaks`: moves that go farther (Chebyshev) than the
+      order's shortest move, which is what a picture should set apart
+    - `mean_gap`, `max_gap`: steps between two 4-neighbours, over all pairs and sequences that read
+      both; nan if none does. `neighbours_together`: share (0 to 1) of pairs that some sequence
+      reads both of
     """
-    n_tokens = height * width
-    visits = np.bincount(index[index >= 0], minlength=n_tokens)
-    counts = reach_counts(index, n_tokens)
-    manhattan, chebyshev, farthest = _moves(index, width)
+    counts, is_exact = reach_counts(order)
     return {
-        "n_sequences": int(index.shape[0]),
-        "length": int(index.shape[1]),
-        "tokens_scanned": int(visits.sum()),
-        "n_pads": int((index < 0).sum()),
-        "visits_min": int(visits.min()),
-        "visits_max": int(visits.max()),
-        "mean_reach": float(counts.mean() / n_tokens),
-        "max_reach": float(counts.max() / n_tokens),
-        "farthest_steps": farthest,
-        "mean_jump": float(manhattan.mean()) if manhattan.size else 0.0,
-        "max_jump": int(manhattan.max()) if manhattan.size else 0,
-        "n_jumps": int((chebyshev > chebyshev.min()).sum()) if chebyshev.size else 0,
+        "n_sequences": order.n_sequences,
+        "length": order.length,
+        "n_parameter_sets": int(np.unique(order.parameter_set).size),
+        "tokens_scanned": int(order.visits.sum()),
+        "n_pads": order.n_pads,
+        "n_extra_steps": int((order.index < PAD).sum()),
+        "visits_min": int(order.visits.min()),
+        "visits_max": int(order.visits.max()),
+        "mean_reach": float(counts.mean() / order.n_tokens),
+        "max_reach": float(counts.max() / order.n_tokens),
+        "is_reach_exact": int(is_exact),
+        **_moves(order),
+        **_gaps(order),
     }
 
 
-def reach_counts(index: np.ndarray, n_tokens: int) -> np.ndarray:
-    """For each token, how many tokens (itself included) can influence it; int64 `[n_tokens]`.
-
-    A source reaches a target if some sequence reads the source no later than it last reads the
-    target.
-    """
-    counts = np.zeros(n_tokens, dtype=np.int64)
-    first, last = _first_and_last(index, n_tokens)
-    for sequences in _components(index, n_tokens):
-        tokens = np.flatnonzero((last[sequences] >= 0).any(axis=0))
-        counts[tokens] = _component_counts(first[sequences][:, tokens], last[sequences][:, tokens])
-    return counts
-
-
-def _first_and_last(index: np.ndarray, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    """First and last step at which a sequence reads a token `[K, n_tokens]`; L and -1: never."""
-    n_sequences, length = index.shape
-    first = np.full((n_sequences, n_tokens), length, dtype=np.int64)
-    last = np.full((n_sequences, n_tokens), -1, dtype=np.int64)
-    for k, row in enumerate(index):
-        steps = np.flatnonzero(row >= 0)
-        last[k, row[steps]] = steps
-        first[k, row[steps[::-1]]] = steps[::-1]
-    return first, last
-
-
-def _components(index: np.ndarray, n_tokens: int) -> list[list[int]]:
-    """Sequences grouped so that two groups share no token (each phase of ES2D is its own group)."""
-    group_of_token = np.full(n_tokens, -1, dtype=np.int64)
-    groups: dict[int, list[int]] = {}
-    for k, row in enumerate(index):
-        tokens = row[row >= 0]
-        if tokens.size == 0:
-            continue
-        merged = [k]
-        for group in np.unique(group_of_token[tokens]):
-            if group >= 0:
-                merged += groups.pop(int(group))
-                group_of_token[group_of_token == group] = k
-        group_of_token[tokens] = k
-        groups[k] = sorted(merged)
-    return list(groups.values())
-
-
-def _component_counts(first: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """`reach_counts` for sequences that share tokens; `first`, `last` are `[K, tokens]`."""
-    n_tokens = first.shape[1]
-    if first.shape[0] == 1:
-        # The distinct tokens of a prefix: those whose first visit lies in it.
-        return np.searchsorted(np.sort(first[0]), last[0], side="right")
-    reads_all_once = (first == last).all(axis=1)
-    for k in np.flatnonzero(reads_all_once):
-        for m in np.flatnonzero(reads_all_once[:k]):
-            if np.ptp(first[k] + first[m]) == 0:
-                # One sequence and its reverse: what comes after in one comes before in the other.
-                return np.full(n_tokens, n_tokens)
-    counts = np.empty(n_tokens, dtype=np.int64)
-    rows = max(1, _CHUNK_BYTES // n_tokens)
-    for start in range(0, n_tokens, rows):
-        reached = np.zeros((min(rows, n_tokens - start), n_tokens), dtype=bool)
-        for opened, closed in zip(first, last, strict=True):
-            reached |= opened[None, :] <= closed[start : start + rows, None]
-        counts[start : start + rows] = reached.sum(axis=1)
-    return counts
-
-
-def _moves(index: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Manhattan and Chebyshev distance of every move between tokens; the longest span."""
+def _moves(order: ScanOrder) -> dict[str, int | float]:
+    y, x = _places(order)
     manhattan, chebyshev, farthest = [], [], 0
-    for row in index:
-        steps = np.flatnonzero(row >= 0)
-        if steps.size == 0:
-            continue
-        farthest = max(farthest, int(steps[-1] - steps[0]))
-        dy = np.abs(np.diff(row[steps] // width))
-        dx = np.abs(np.diff(row[steps] % width))
-        manhattan.append(dy + dx)
-        chebyshev.append(np.maximum(dy, dx))
-    empty = np.zeros(0, dtype=np.int64)
-    return np.concatenate([empty, *manhattan]), np.concatenate([empty, *chebyshev]), farthest
+    for blocks in rows_by_pass(order):
+        for block in blocks:
+            slots = slots_of(block, order.n_tokens)
+            row, step = np.nonzero(np.isfinite(y)[slots])
+            at = slots[row, step]
+            is_move = row[1:] == row[:-1]
+            dy, dx = np.abs(np.diff(y[at]))[is_move], np.abs(np.diff(x[at]))[is_move]
+            manhattan.append(dy + dx)
+            chebyshev.append(np.maximum(dy, dx))
+            last = np.append(~is_move, True)
+            first = np.insert(~is_move, 0, True)
+            if step.size:
+                farthest = max(farthest, int((step[last] - step[first]).max()))
+    far, wide = np.concatenate(manhattan), np.concatenate(chebyshev)
+    if far.size == 0:
+        return {
+            "farthest_steps": farthest,
+            "mean_jump": 0.0,
+            "max_jump": 0,
+            "n_jumps": 0,
+            "n_diagonal": 0,
+            "n_breaks": 0,
+        }
+    return {
+        "farthest_steps": farthest,
+        "mean_jump": float(far.mean()),
+        "max_jump": int(far.max()),
+        "n_jumps": int((far > 1).sum()),
+        "n_diagonal": int(((far == 2) & (wide == 1)).sum()),
+        "n_breaks": int((wide > wide.min()).sum()),
+    }
+
+
+def _places(order: ScanOrder) -> tuple[np.ndarray, np.ndarray]:
+    """y and x by slot: tokens, then the pad (nan), then the extra items."""
+    y, x = np.indices((order.height, order.width)).reshape(2, -1)
+    parts = [np.stack([y, x]), np.full((2, 1), np.nan)]
+    if order.other is not None and order.other.extra is not None:
+        parts.append(order.other.extra.places.T)
+    together = np.concatenate(parts, axis=1)
+    return together[0], together[1]
+
+
+def _gaps(order: ScanOrder) -> dict[str, int | float]:
+    blocks = [block for blocks in rows_by_pass(order) for block in blocks]
+    reads = reads_of(order, blocks, with_extra=False)
+    tokens = np.arange(order.n_tokens).reshape(order.height, order.width)
+    total = n_gaps = largest = n_pairs = n_together = 0
+    for here, there in ((tokens[:, :-1], tokens[:, 1:]), (tokens[:-1], tokens[1:])):
+        is_together = np.zeros(here.size, dtype=bool)
+        for v in range(len(reads.row)):
+            for w in range(len(reads.row)):
+                is_same, gap = _gap(reads, v, here.reshape(-1), w, there.reshape(-1))
+                is_together |= is_same
+                total += int(gap.sum())
+                n_gaps += gap.size
+                largest = max(largest, int(gap.max(initial=0)))
+        n_pairs += here.size
+        n_together += int(is_together.sum())
+    return {
+        "mean_gap": total / n_gaps if n_gaps else math.nan,
+        "max_gap": largest if n_gaps else math.nan,
+        "neighbours_together": n_together / n_pairs if n_pairs else math.nan,
+    }
+
+
+def _gap(
+    reads: Reads, v: int, here: np.ndarray, w: int, there: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where the v-th row that reads `here` is the w-th that reads `there`; steps between them."""
+    row = reads.row[v][here]
+    is_same = (row == reads.row[w][there]) & (row >= 0)
+    return is_same, np.abs(reads.step[v][here] - reads.step[w][there])[is_same]

@@ -1,13 +1,12 @@
-"""Scan schemes as integer tables: the one source for the kernels, the models and the pictures.
+"""Scan orders as integer tables: the one source for the kernels, the models and the pictures.
 
-A scheme says, for a map of `height` x `width` tokens, which token each step of each sequence reads
+An order says, for a map of `height` x `width` tokens, which token each step of each sequence reads
 and which parameter set of the operator the sequence uses. Nothing else in this project knows what a
-scheme looks like, so a new scheme is one more entry of `SCHEMES`.
+scheme looks like, so a new scheme is one more entry of `kernels.schemes.SCHEMES`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Literal
@@ -15,9 +14,11 @@ from typing import Literal
 import numpy as np
 
 from kernels.scan_metrics import scan_metrics
+from kernels.schemes import PAD, SCHEMES, OtherNetwork, Scheme
 
 Merge = Literal["place", "sum"]
-PAD = -1
+
+__all__ = ["PAD", "SCHEMES", "Merge", "ScanOrder", "ScanSpec", "scan_order", "scan_orders"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +39,7 @@ class ScanOrder:
     height: int
     width: int
     params: dict[str, int] = field(default_factory=dict)
+    other: OtherNetwork | None = None
 
     def __post_init__(self) -> None:
         index = _read_only(self.index, np.int32, "index", 2)
@@ -53,7 +55,7 @@ class ScanOrder:
                 f"parameter_set must hold one number >= 0 for each of the {index.shape[0]} "
                 f"sequences; given {sets.tolist()}."
             )
-        if index.min() < PAD or index.max() >= self.n_tokens:
+        if index.min() < PAD - self.n_extra or index.max() >= self.n_tokens:
             raise ValueError(
                 f"index holds {index.min()} to {index.max()}; allowed are -1 (pad) and the tokens "
                 f"0 to {self.n_tokens - 1} of a {self.height} x {self.width} map."
@@ -79,15 +81,42 @@ class ScanOrder:
     def length(self) -> int:
         return self.index.shape[1]
 
+    @property
+    def n_extra(self) -> int:
+        """Items that are no tokens of the map but that steps may read."""
+        extra = None if self.other is None else self.other.extra
+        return 0 if extra is None else len(extra.places)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Steps of each sequence: L, but for a path of another network whose sequences differ."""
+        own = self.other.lengths if self.other is not None else ()
+        return own or (self.length,) * self.n_sequences
+
+    @property
+    def is_runnable(self) -> bool:
+        """Whether every model and backend of this project can scan along this order."""
+        return self.other is None
+
+    @property
+    def why_not_runnable(self) -> str:
+        """ "needs another network: ..."; "" for an order that runs."""
+        return "" if self.other is None else self.other.needs
+
+    def check_runnable(self) -> None:
+        """Raise a `ValueError` that says why this order cannot be scanned, unless it can."""
+        _check_runnable(self.name, self.why_not_runnable)
+
     @cached_property
     def n_pads(self) -> int:
-        """Steps that read no token, over all sequences."""
-        return int((self.index == PAD).sum())
+        """Steps that read nothing, over all sequences."""
+        n_no_steps = self.index.size - sum(self.lengths)
+        return int((self.index == PAD).sum()) - n_no_steps
 
     @cached_property
     def visits(self) -> np.ndarray:
         """How often each token is read, int64 `[height * width]`."""
-        return np.bincount(self.index[self.index != PAD], minlength=self.n_tokens)
+        return np.bincount(self.index[self.index >= 0], minlength=self.n_tokens)
 
     @cached_property
     def spec(self) -> ScanSpec | None:
@@ -100,78 +129,16 @@ class ScanOrder:
 
     @cached_property
     def _metrics(self) -> dict[str, int | float]:
-        return scan_metrics(self.index, self.height, self.width)
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One whole-number parameter of a scheme."""
-
-    name: str
-    default: int
-    minimum: int
-    meaning: str
-
-
-@dataclass(frozen=True)
-class Scheme:
-    """A scan scheme: its definition in words and the function that builds its table."""
-
-    definition: str
-    merge: Merge
-    build: Callable[..., tuple[np.ndarray, np.ndarray]]
-    parameters: tuple[Parameter, ...] = ()
-
-
-def build_es2d(height: int, width: int, step: int) -> tuple[np.ndarray, np.ndarray]:
-    """Tables `[p*p, L]` and `[p*p]` of the atrous scan; see `SCHEMES["es2d"]`.
-
-    A step larger than a side leaves some phases without tokens: they stay, as sequences of pads
-    only, so that K is always p*p and sequence k always means phase (k mod p, k div p).
-    """
-    p = step
-    rows, columns = -(-height // p), -(-width // p)
-    padded = np.full((rows * p, columns * p), PAD, dtype=np.int32)
-    padded[:height, :width] = np.arange(height * width).reshape(height, width)
-    index = np.empty((p * p, rows * columns), dtype=np.int32)
-    sets = np.empty(p * p, dtype=np.int64)
-    for j in range(p):
-        for i in range(p):
-            phase = padded[i::p, j::p]
-            index[i + p * j] = (phase if i % 2 == 0 else phase.T).reshape(-1)
-            sets[i + p * j] = i % 2 + 2 * (j % 2)
-    return index, sets
-
-
-def build_ss2d(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Tables `[4, H*W]` and `[4]` of the cross-scan; see `SCHEMES["ss2d"]`."""
-    tokens = np.arange(height * width, dtype=np.int32).reshape(height, width)
-    by_row, by_column = tokens.reshape(-1), tokens.T.reshape(-1)
-    return np.stack([by_row, by_column, by_row[::-1], by_column[::-1]]), np.arange(4)
-
-
-SCHEMES: Mapping[str, Scheme] = {
-    "es2d": Scheme(
-        "Atrous scan: p x p phases, each token read once; the phase that starts at row i, column j "
-        "is sequence i + p*j, row-major for even i and column-major for odd i, with parameter set "
-        "(i mod 2) + 2*(j mod 2) (EfficientVMamba, Pei et al. 2024, arXiv:2403.09977; theirs is "
-        "step 2).",
-        "place",
-        build_es2d,
-        (Parameter("step", default=2, minimum=1, meaning="distance in tokens between phases"),),
-    ),
-    "ss2d": Scheme(
-        "Cross-scan: every token read four times, row by row, column by column and both in "
-        "reverse; the four outputs are added (VMamba, Liu et al. 2024, arXiv:2401.10166).",
-        "sum",
-        build_ss2d,
-    ),
-}
+        return scan_metrics(self)
 
 
 @dataclass(frozen=True)
 class ScanSpec:
-    """A scheme with its parameters, without a map size. Text form: `es2d:step=2`, `ss2d`."""
+    """A scheme with its parameters, without a map size.
+
+    Text form: `es2d:step=2`, `ss2d`, `hilbert:reverse=2`. A parameter that is `always_written` is
+    in it even at its default, the others only away from it.
+    """
 
     name: str
     params: dict[str, int] = field(default_factory=dict)
@@ -188,13 +155,31 @@ class ScanSpec:
                 raise ValueError(f"{self.name} has no parameter {key!r}; it has: {known}.")
         complete = {}
         for key, parameter in allowed.items():
-            complete[key] = _whole_number(
-                f"{self.name}: {key}", self.params.get(key, parameter.default), parameter.minimum
-            )
+            given = self.params.get(key, parameter.default)
+            limits = parameter.minimum, parameter.maximum
+            complete[key] = _whole_number(f"{self.name}: {key}", given, *limits)
         object.__setattr__(self, "params", complete)
 
+    @property
+    def scheme(self) -> Scheme:
+        """The entry of `SCHEMES`: label, definition, source, kind, parameters."""
+        return SCHEMES[self.name]
+
+    @property
+    def is_runnable(self) -> bool:
+        """Whether models can run this scheme; the others can only be drawn and measured."""
+        return not self.scheme.needs
+
+    def check_runnable(self) -> None:
+        """Raise a `ValueError` that says why no model runs this scheme, unless they do."""
+        _check_runnable(self.name, self.scheme.needs)
+
     def __str__(self) -> str:
-        listed = ",".join(f"{key}={value}" for key, value in self.params.items())
+        listed = ",".join(
+            f"{p.name}={self.params[p.name]}"
+            for p in self.scheme.parameters
+            if p.always_written or self.params[p.name] != p.default
+        )
         return f"{self.name}:{listed}" if listed else self.name
 
     def __hash__(self) -> int:
@@ -239,21 +224,42 @@ def scan_order(scan: str | ScanSpec, height: int, width: int, **params: int) -> 
 
 def scan_orders() -> dict[str, str]:
     """Every scheme's name and its one-line definition with the source."""
-    return {name: scheme.definition for name, scheme in SCHEMES.items()}
+    return {name: scheme.text for name, scheme in SCHEMES.items()}
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=128)
 def _cached_order(spec: ScanSpec, height: int, width: int) -> ScanOrder:
-    scheme = SCHEMES[spec.name]
-    index, sets = scheme.build(height, width, **spec.params)
-    return ScanOrder(spec.name, index, sets, scheme.merge, height, width, dict(spec.params))
+    built = spec.scheme.build(height, width, **spec.params)
+    visits = np.bincount(built.index[built.index >= 0], minlength=height * width)
+    merge: Merge = "place" if visits.max() <= 1 else "sum"
+    return ScanOrder(
+        spec.name,
+        built.index,
+        built.parameter_set,
+        merge,
+        height,
+        width,
+        dict(spec.params),
+        built.other,
+    )
 
 
-def _whole_number(what: str, value: object, minimum: int) -> int:
+def _check_runnable(name: str, needs: str) -> None:
+    if needs:
+        raise ValueError(
+            f"{name} is the path of another network and cannot be scanned here: it {needs}. It can "
+            "be drawn and measured; to run a scan choose one of: "
+            f"{', '.join(n for n, scheme in SCHEMES.items() if not scheme.needs)}."
+        )
+
+
+def _whole_number(what: str, value: object, minimum: int, maximum: int | None = None) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise ValueError(f"{what} is {value!r}; it must be a whole number >= {minimum}.")
     if value < minimum:
         raise ValueError(f"{what} is {value}; it must be >= {minimum}.")
+    if maximum is not None and value > maximum:
+        raise ValueError(f"{what} is {value}; it must be <= {maximum}.")
     return int(value)
 
 
