@@ -106,11 +106,12 @@ def compile_many(
     """
     cache = default_cache() if cache is None else cache
     version = triton_version()
+    obstacles = available_targets()
     waiting: list[tuple[Config, str, str]] = []
     for config, name in jobs:
         try:
             target = _known(name)
-            obstacle = _obstacle(target)
+            obstacle = obstacles[name]
             if obstacle is not None:
                 raise CompileError("triton" if version is None else "backend", obstacle)
             key = cache_key(config, name, version or "")

@@ -16,7 +16,7 @@ import importlib.util
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 from kernels._compiled.records import CompiledKernel, CompileError, Config, config_values
@@ -125,7 +125,9 @@ def source_files(config: Config) -> list[Path]:
         if path is None or module in found:
             continue
         found[module] = path
-        waiting += [name for name in _imports(module, path) if name.partition(".")[0] == top]
+        is_init = path.name == "__init__.py"
+        imported = _imports(module, is_init, path.read_text(encoding="utf-8"))
+        waiting += [name for name in imported if name.partition(".")[0] == top]
     return [found[module] for module in sorted(found)]
 
 
@@ -135,14 +137,16 @@ def _file(root: Path, module: str) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _imports(module: str, path: Path) -> Iterator[str]:
+@lru_cache(maxsize=64)
+def _imports(module: str, is_init: bool, source: str) -> tuple[str, ...]:
     """Names that may be modules; names of functions among them are no files and do no harm."""
-    package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    package = module.split(".") if is_init else module.split(".")[:-1]
+    names: list[str] = []
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             parts = package[: len(package) - node.level + 1] if node.level else []
             base = ".".join([*parts, *filter(None, [node.module])])
-            yield base
-            yield from (f"{base}.{alias.name}" for alias in node.names)
+            names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    return tuple(names)

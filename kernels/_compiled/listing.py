@@ -51,27 +51,27 @@ def read_answer(
 def _ptxas_numbers(log: str) -> dict[str, int]:
     """From the log of `ptxas -v`, of the very run that made the binary."""
     return {
-        "registers": _number(r"Used (\d+) registers", log),
+        "registers": max(_numbers(r"Used (\d+) registers", log)),
         "scalar_registers": 0,
-        "spill_bytes": _number(r"(\d+) bytes spill stores", log)
-        + _number(r"(\d+) bytes spill loads", log),
-        "stack_bytes": _number(r"(\d+) bytes stack frame", log),
+        # Functions that were not inlined have lines of their own.
+        "spill_bytes": sum(_numbers(r"(\d+) bytes spill (?:stores|loads)", log)),
+        "stack_bytes": max(_numbers(r"(\d+) bytes stack frame", log)),
     }
 
 
 def _amdgcn_numbers(text: str) -> dict[str, int]:
     """From LLVM's comments behind the kernel."""
-    scratch = _number(r"; ScratchSize: (\d+)", text)
+    scratch = max(_numbers(r"; ScratchSize: (\d+)", text))
     return {
-        "registers": _number(r"; TotalNumVgprs: (\d+)", text),
-        "scalar_registers": _number(r"; TotalNumSgprs: (\d+)", text),
+        "registers": max(_numbers(r"; TotalNumVgprs: (\d+)", text)),
+        "scalar_registers": max(_numbers(r"; TotalNumSgprs: (\d+)", text)),
         "spill_bytes": scratch,
         "stack_bytes": scratch,
     }
 
 
-def _number(pattern: str, text: str) -> int:
-    found = re.search(pattern, text)
-    if found is None:
+def _numbers(pattern: str, text: str) -> list[int]:
+    found = [int(number) for number in re.findall(pattern, text)]
+    if not found:
         raise LookupError(f"line with {pattern!r}")
-    return int(found[1])
+    return found
