@@ -95,7 +95,7 @@ def _scan_config(
     tile = tile_for(kernel, channels, SHIPPED_STATES, dtype, target)
     order = STRIDES if rank else ROWS
     fixed = constants(kernel, tile, SHIPPED_STATES, rank, order)
-    signature = {name: "*fp32" for name in (*INPUTS, *OUTPUTS[direction])}
+    signature = dict.fromkeys((*INPUTS, *OUTPUTS[direction]), "*fp32")
     activation = TYPES[dtype]
     for name in ("X", "DELTA", "BM", "CM", "Y", "GRAD_Y", "GRAD_X"):
         if name in signature:
@@ -105,8 +105,10 @@ def _scan_config(
         signature |= {"ORDER": "*i32", "SETS": "*i32"}
     else:
         absent = {"DT_WEIGHT", "ORDER", "SETS", "GRAD_DT_WEIGHT"}
-    if kernel != "steps_backward":
+        signature["GRAD_DELTA"] = activation
+    if tile.steps == CHECKPOINT:
         absent.add("STARTS")
+    signature = {name: signature[name] for name in (*INPUTS, *OUTPUTS[direction])}
     absent &= set(signature)
     pointers = tuple(name for name in signature if name not in absent)
     signature |= dict.fromkeys(absent, "constexpr") | dict.fromkeys(SIZES, "i32")

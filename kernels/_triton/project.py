@@ -1,0 +1,111 @@
+"""Host side of `kernels/_triton/projection.py`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels._triton.launch import is_interpreted, on_device
+from kernels._triton.orders import Plan
+from kernels._triton.tiles import power_of_two
+
+STEPS, CHANNELS = 64, 32
+# The smallest side of a matrix product on tensor cores.
+NARROWEST = 16
+# Into how many parts the sum over a batch is cut for the gradient of the weights: a fixed number,
+# so that the result does not depend on the device.
+PARTS = 32
+
+
+def project(tokens: Tensor, weight: Tensor, plan: Plan) -> Tensor:
+    """Tokens `[B, T, C]` along the order times `weight` `[S, P, C]`: `[B, K, L, P]`."""
+    from kernels._triton.projection import project_kernel
+
+    batch, _, channels = tokens.shape
+    width = weight.shape[1]
+    out = tokens.new_empty(batch, plan.n_sequences, plan.length, width)
+    programs = batch * plan.n_sequences * -(-plan.length // STEPS)
+    with on_device(tokens):
+        project_kernel[(programs,)](
+            *(tokens, weight, plan.order, plan.sets, out),
+            *_sizes(plan, channels, width),
+            **_tile(plan, width, tokens.dtype),
+        )
+    return out
+
+
+def add_projection_gradient(
+    grad_x: Tensor, grad_projected: Tensor, weight: Tensor, plan: Plan, dtype: torch.dtype
+) -> None:
+    """Add what reaches the tokens through the projection to grad_x, `[B, T, C]` or per step `[B,
+    K, L, C]`; the product is computed in `dtype`."""
+    from kernels._triton.projection import project_back_kernel
+
+    batch, channels, width = grad_x.shape[0], grad_x.shape[-1], weight.shape[1]
+    slabs = -(-channels // CHANNELS)
+    programs = batch * plan.n_sequences * -(-plan.length // STEPS) * slabs
+    with on_device(grad_x):
+        project_back_kernel[(programs,)](
+            *(grad_projected, weight, plan.order, plan.sets, grad_x),
+            *_sizes(plan, channels, width),
+            **_tile(plan, width, dtype),
+            IS_SUM=plan.is_sum,
+        )
+
+
+def projection_weight_gradient(tokens: Tensor, grad_projected: Tensor, plan: Plan) -> Tensor:
+    """Gradient of the projection's weights per part and sequence: `[parts, K, P, C]`, float32."""
+    from kernels._triton.projection import project_weight_kernel
+
+    batch, _, channels = tokens.shape
+    width = grad_projected.shape[3]
+    parts = max(1, min(PARTS, batch * -(-plan.length // STEPS)))
+    out = tokens.new_empty(parts, plan.n_sequences, width, channels, dtype=torch.float32)
+    programs = parts * plan.n_sequences * -(-channels // CHANNELS)
+    with on_device(tokens):
+        project_weight_kernel[(programs,)](
+            *(tokens, grad_projected, plan.order, out),
+            *_sizes(plan, channels, width),
+            *(batch, parts),
+            **_tile(plan, width, tokens.dtype),
+        )
+    return out
+
+
+def merge(per_step: Tensor, plan: Plan, dtype: torch.dtype) -> Tensor:
+    """Per step `[B, K, L, C]` to tokens `[B, T, C]`, all visits of a token added."""
+    from kernels._triton.projection import merge_kernel
+
+    batch, n_sequences, length, channels = per_step.shape
+    assert plan.visits is not None
+    out = per_step.new_empty(batch, plan.n_tokens, channels, dtype=dtype)
+    blocks = -(-plan.n_tokens // STEPS) * -(-channels // CHANNELS)
+    with on_device(per_step):
+        merge_kernel[(batch * blocks,)](
+            *(per_step, plan.visits, out, plan.n_tokens, n_sequences * length, channels),
+            plan.visits.shape[0],
+            TOKENS=STEPS,
+            CHANNELS=CHANNELS,
+        )
+    return out
+
+
+def _sizes(plan: Plan, channels: int, width: int) -> list[int]:
+    return [plan.n_tokens, plan.length, plan.n_sequences, channels, width]
+
+
+def _tile(plan: Plan, width: int, dtype: torch.dtype) -> dict[str, Any]:
+    import triton.language as tl
+
+    types = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
+    return {
+        "WIDTH": max(NARROWEST, power_of_two(width)),
+        "STEPS": STEPS,
+        "CHANNELS": CHANNELS,
+        "ORDER_KIND": plan.kind,
+        "ROUNDED": types[dtype],
+        "FACTOR": tl.float32 if is_interpreted() else types[dtype],
+        "num_warps": 4,
+    }
