@@ -1,7 +1,13 @@
 """The numeric engine: scan orders as tables, and the selective scan on every backend."""
 
 from kernels.scan_order import SCHEMES, ScanOrder, ScanSpec, scan_order, scan_orders
-from kernels.selective_scan import backends, resolve_backend, scan2d, selective_scan
+from kernels.selective_scan import (
+    backends,
+    resolve_backend,
+    scan2d,
+    selective_scan,
+    selective_scan_fn,
+)
 
 __all__ = [
     "SCHEMES",
@@ -13,4 +19,5 @@ __all__ = [
     "scan_order",
     "scan_orders",
     "selective_scan",
+    "selective_scan_fn",
 ]

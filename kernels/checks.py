@@ -18,10 +18,18 @@ def check_selective_scan(
     C: Tensor,
     D: Tensor | None,
     delta_bias: Tensor | None,
+    z: Tensor | None = None,
 ) -> None:
     """Raise unless the shapes, dtypes and devices are those of `selective_scan`."""
     given = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "delta_bias": delta_bias}
-    _check_tensors(given, optional=("D", "delta_bias"))
+    given["z"] = z
+    for name, matrix in (("A", A), ("B", B), ("C", C)):
+        if isinstance(matrix, Tensor) and matrix.is_complex():
+            raise TypeError(
+                f"{name} is {matrix.dtype}: mamba_ssm's complex form is not supported; "
+                "give real A, B and C."
+            )
+    _check_tensors(given, optional=("D", "delta_bias", "z"))
     if u.dim() != 3 or 0 in u.shape[1:]:
         raise ValueError(f"u must be [batch, channels, length]; given {list(u.shape)}.")
     batch, channels, length = u.shape
@@ -31,6 +39,14 @@ def check_selective_scan(
             f"A must be [{channels}, states], u's channels first; given {list(A.shape)}."
         )
     n_states = A.shape[1]
+    for name, matrix in (("B", B), ("C", C)):
+        if tuple(matrix.shape) == (channels, n_states):
+            raise ValueError(
+                f"{name} is {list(matrix.shape)}: mamba_ssm's form without steps is not supported; "
+                f"give [batch, {channels}, {n_states}, length], one group per "
+                f"channel: {name}[None, :, :, None].expand({batch}, -1, -1, {length}), "
+                "and the other of B and C likewise."
+            )
     if B.dim() not in (3, 4):
         raise ValueError(
             "B must be [batch, groups, states, length] or [batch, states, length]; "
@@ -48,7 +64,13 @@ def check_selective_scan(
                 f"B has {groups} groups, which do not divide u's {channels} channels; "
                 "give a number of groups that divides them."
             )
+    if C.dim() + 1 == B.dim() and B.shape[1] == 1:
+        C = C.unsqueeze(1)
+    elif B.dim() + 1 == C.dim() and C.shape[1] == 1:
+        B = B.unsqueeze(1)
     _check_shape("C", C, tuple(B.shape), "the shape of B")
+    if z is not None:
+        _check_shape("z", z, (batch, channels, length), "the shape of u")
     for name, vector in (("D", D), ("delta_bias", delta_bias)):
         if vector is not None:
             _check_shape(name, vector, (channels,), "u's channels")
@@ -102,13 +124,17 @@ def check_scan2d(
     _check_shape("Ds", Ds, (n_sets * channels,), "parameter sets * channels")
 
 
-def check_order(order: ScanOrder, x: Tensor, n_sets: int) -> None:
-    """Raise unless `order` is for the map of `x` and uses parameter sets that exist."""
-    if (order.height, order.width) != tuple(x.shape[2:]):
+def check_map_size(order: ScanOrder, height: int, width: int) -> None:
+    """Raise unless `order` is for a map of this size."""
+    if order.height != height or order.width != width:
         raise ValueError(
-            f"order is for a map of {order.height} x {order.width} tokens; x has {x.shape[2]} x "
-            f"{x.shape[3]}. Build it with scan_order(name, {x.shape[2]}, {x.shape[3]})."
+            f"order is for a map of {order.height} x {order.width} tokens; x has {height} x "
+            f"{width}. Build it with scan_order(name, {height}, {width})."
         )
+
+
+def check_sets(order: ScanOrder, n_sets: int) -> None:
+    """Raise unless `order` uses parameter sets that exist."""
     highest = int(order.parameter_set.max())
     if highest >= n_sets:
         raise ValueError(

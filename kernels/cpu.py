@@ -1,16 +1,25 @@
 """The CPU backend: compiled forward and backward of both operators, on torch's own threads.
 
-float32 arithmetic; float16 and bfloat16 inputs are converted first. `kernels/_cpu/` has the loops.
+Pure functions of tensors; `kernels/torch_ops.py` makes operators of them that autograd and the
+compiler know. float32 arithmetic; float16 and bfloat16 inputs are converted first. `kernels/_cpu/`
+has the loops.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from kernels._cpu import launch, run
+from kernels._cpu.columns import LANES
+from kernels._cpu.launch import Plan, ScanInputs
 from kernels.scan_order import ScanOrder
+
+# Shape and type of what the forward pass saves for the backward pass.
+Saved = tuple[tuple[int, ...], torch.dtype]
+# (dt, B, C) of all steps are kept, and made at once, if they take no more than half of what the
+# tokens take, or are small; else sequence after sequence, and made again for the gradients.
+_SMALL_BYTES = 1 << 20
 
 
 def unavailable_reason() -> str | None:
@@ -27,131 +36,193 @@ def unsuitable_reason(device: torch.device, dtype: torch.dtype) -> str | None:
     return None
 
 
-def selective_scan(
+def saved_shapes_scan2d(
+    batch: int, order: ScanOrder, channels: int, rank: int, states: int
+) -> tuple[Saved, Saved]:
+    """What `scan2d_forward` saves: (dt, B, C) of all steps, and states between the chunks."""
+    n, length, width = order.n_sequences, order.length, rank + 2 * states
+    projected: tuple[int, ...] = (batch, n, length, width)
+    if _is_sliced(batch, order, channels, width):
+        projected = (0,)
+    checkpoints = launch.checkpoint_shape(batch, n, length, channels, states)
+    return (projected, torch.float32), (checkpoints, torch.float32)
+
+
+def saved_shapes_selective_scan(
+    batch: int, groups: int, channels: int, length: int, states: int
+) -> Saved:
+    """What `selective_scan_forward` saves; `channels` are those of one group."""
+    return launch.checkpoint_shape(batch, groups, length, channels, states), torch.float32
+
+
+def scan2d_forward(
+    tokens: Tensor,
+    x_proj: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A_logs: Tensor,
+    Ds: Tensor,
+    order: ScanOrder,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Outputs `[B, T, C]` in tokens' type, and what is saved (empty unless `keep`).
+
+    tokens `[B, T, C]` of a map of T tokens; parameters as in `kernels.scan2d`.
+    """
+    x, bias, A, skip, low = (_ready(t) for t in (tokens, dt_bias, A_logs, Ds, dt_weight))
+    batch, _, channels = x.shape
+    width, states = x_proj.shape[1], A.shape[1]
+    plan = launch.plan_of(order)
+    weight = launch.in_vectors(x_proj.float())
+    y = plan.outputs(x)
+    is_sliced = _is_sliced(batch, order, channels, width)
+    projected, checkpoints = x.new_empty(0), x.new_empty(0)
+    if keep:
+        shape = launch.checkpoint_shape(batch, order.n_sequences, order.length, channels, states)
+        checkpoints = x.new_empty(shape)
+    for part, stored in _parts(plan, checkpoints, is_sliced):
+        made = launch.project(x, weight, width, part)
+        inputs = ScanInputs(part, x, A, skip, bias, projected=made, dt_weight=low)
+        launch.scan_forward(inputs, y, stored if keep else None)
+        if keep and not is_sliced:
+            projected = made
+    return y.to(tokens.dtype), projected, checkpoints
+
+
+def scan2d_backward(
+    grad_y: Tensor,
+    tokens: Tensor,
+    x_proj: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A_logs: Tensor,
+    Ds: Tensor,
+    projected: Tensor,
+    checkpoints: Tensor,
+    order: ScanOrder,
+    x_wanted: bool = True,
+    x_proj_wanted: bool = True,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of tokens and the parameters, each in its type; empty where not wanted."""
+    x, bias, A, skip, low = (_ready(t) for t in (tokens, dt_bias, A_logs, Ds, dt_weight))
+    grad_y, weight = _ready(grad_y), _ready(x_proj)
+    plan, n_sets, width = launch.plan_of(order), dt_weight.shape[0], x_proj.shape[1]
+    is_sliced = _is_sliced(x.shape[0], order, x.shape[2], width)
+    grad_x = plan.outputs(x)
+    columns = launch.in_vectors(weight) if is_sliced else None
+    of_parameters: list[list[Tensor]] = []
+    for part, stored in _parts(plan, checkpoints, is_sliced):
+        made = projected if columns is None else launch.project(x, columns, width, part)
+        inputs = ScanInputs(part, x, A, skip, bias, projected=made, dt_weight=low)
+        grads = launch.scan_backward(inputs, stored, grad_y, grad_x)
+        assert grads.projected is not None and grads.dt_weight is not None
+        if x_wanted:
+            launch.add_projection_gradient(inputs, weight, grads.projected, grad_x)
+        of_parameters.append([grads.dt_weight, grads.bias, grads.a, grads.skip])
+        if x_proj_wanted:
+            of_weight = launch.projection_weight_gradient(inputs, grads.projected)
+            of_parameters[-1].append(of_weight)
+    of_low, of_bias, of_a, of_skip, *of_weights = (
+        plan.sum_over_sets(parts[0] if len(parts) == 1 else torch.cat(parts), n_sets)
+        for parts in map(list, zip(*of_parameters, strict=True))
+    )
+    return (
+        grad_x.to(tokens.dtype) if x_wanted else tokens.new_empty(0),
+        of_weights[0].to(x_proj.dtype) if x_proj_wanted else x_proj.new_empty(0),
+        of_low.to(dt_weight.dtype),
+        of_bias.to(dt_bias.dtype),
+        # A = -exp(A_logs)
+        (of_a.reshape(A.shape) * -torch.exp(A)).to(A_logs.dtype),
+        of_skip.reshape(Ds.shape).to(Ds.dtype),
+    )
+
+
+def selective_scan_forward(
     u: Tensor,
     delta: Tensor,
     A: Tensor,
     B: Tensor,
     C: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-) -> Tensor:
-    """See `kernels.selective_scan`."""
-    zeros = A.new_zeros(A.shape[0], dtype=torch.float32)
-    inputs = (
-        u,
-        delta,
-        A,
-        B.unsqueeze(1) if B.dim() == 3 else B,
-        C.unsqueeze(1) if C.dim() == 3 else C,
-        zeros if D is None else D,
-        zeros if delta_bias is None else delta_bias,
+    D: Tensor,
+    bias: Tensor,
+    softplus: bool,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Outputs `[B, K*D, L]` in u's type, last states `[B, K*D, N]` float32, what is saved.
+
+    Mamba's layout: u, delta `[B, K*D, L]`; A `[K*D, N]`; B, C `[B, K, N, L]`; D, bias `[K*D]`.
+    """
+    inputs = _rows(u, delta, A, B, C, D, bias, softplus)
+    y = torch.empty_like(inputs.x)
+    n = inputs.plan.n_sequences
+    saved, checkpoints = None, inputs.x.new_empty(0)
+    if keep:
+        shape = launch.checkpoint_shape(
+            inputs.batch, n, inputs.plan.length, inputs.channels, inputs.states
+        )
+        saved = checkpoints = inputs.x.new_empty(shape)
+    sizes = (inputs.batch, n, inputs.blocks, inputs.padded_states, LANES)
+    last_state = inputs.x.new_empty(sizes)
+    launch.scan_forward(inputs, y, saved, last_state)
+    states = launch.per_channel_states(last_state, inputs.channels, inputs.states)
+    return y.to(u.dtype), states, checkpoints
+
+
+def selective_scan_backward(
+    grad_y: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    bias: Tensor,
+    softplus: bool,
+    checkpoints: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of all seven tensors, each in its type."""
+    inputs = _rows(u, delta, A, B, C, D, bias, softplus)
+    grad_u = torch.empty_like(inputs.x)
+    grads = launch.scan_backward(inputs, checkpoints, _ready(grad_y), grad_u)
+    assert grads.delta is not None and grads.B is not None and grads.C is not None
+    return (
+        grad_u.to(u.dtype),
+        grads.delta.to(delta.dtype),
+        grads.a.reshape(A.shape).to(A.dtype),
+        grads.B.to(B.dtype),
+        grads.C.to(C.dtype),
+        grads.skip.reshape(D.shape).to(D.dtype),
+        grads.bias.reshape(bias.shape).to(bias.dtype),
     )
-    ready = [t.float().contiguous() for t in inputs]
-    y = _Scan.apply(*ready, delta_softplus, _will_differentiate(ready))
-    return y.to(u.dtype)
 
 
-def scan2d(
-    x: Tensor,
-    x_proj_weight: Tensor,
-    dt_projs_weight: Tensor,
-    dt_projs_bias: Tensor,
-    A_logs: Tensor,
-    Ds: Tensor,
-    order: ScanOrder,
-) -> Tensor:
-    """See `kernels.scan2d`."""
-    batch, channels, height, width = x.shape
-    tokens = x.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
-    inputs = (tokens, x_proj_weight, dt_projs_weight, dt_projs_bias, A_logs, Ds)
-    ready = [t.float().contiguous() for t in inputs]
-    y = _Scan2d.apply(*ready, order, _will_differentiate(ready))
-    return y.view(batch, height, width, channels).permute(0, 3, 1, 2).to(x.dtype)
+def _ready(tensor: Tensor) -> Tensor:
+    return tensor.float().contiguous()
 
 
-def _will_differentiate(tensors: list[Tensor]) -> bool:
-    """Whether states must be stored; inside `forward` autograd no longer says it."""
-    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+def _rows(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    bias: Tensor,
+    softplus: bool,
+) -> ScanInputs:
+    u, delta, A, B, C, D, bias = (_ready(t) for t in (u, delta, A, B, C, D, bias))
+    plan = launch.plain_plan(B.shape[1], u.shape[2])
+    return ScanInputs(plan, u, A, D, bias, delta=delta, B=B, C=C, softplus=softplus)
 
 
-class _Scan2d(torch.autograd.Function):
-    """Tokens `[B, H*W, C]` in, `[B, H*W, C]` out."""
-
-    @staticmethod
-    def forward(ctx, tokens, x_proj, dt_weight, dt_bias, A_logs, Ds, order, keep):
-        plan = launch.plan_of(order)
-        projected = launch.project(tokens, x_proj, plan)
-        inputs = launch.ScanInputs(
-            plan, tokens, A_logs, Ds, dt_bias, projected=projected, dt_weight=dt_weight
-        )
-        y, checkpoints = launch.scan_forward(inputs, with_checkpoints=keep)
-        if keep:
-            ctx.plan = plan
-            ctx.save_for_backward(
-                tokens, x_proj, dt_weight, dt_bias, A_logs, Ds, projected, checkpoints
-            )
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_y):
-        tokens, x_proj, dt_weight, dt_bias, A_logs, Ds, projected, checkpoints = ctx.saved_tensors
-        plan, n_sets = ctx.plan, dt_weight.shape[0]
-        inputs = launch.ScanInputs(
-            plan, tokens, A_logs, Ds, dt_bias, projected=projected, dt_weight=dt_weight
-        )
-        grads = launch.scan_backward(inputs, checkpoints, grad_y.contiguous())
-        grad_x_proj = None
-        if ctx.needs_input_grad[1]:
-            per_sequence = launch.projection_weight_gradient(inputs, grads.projected)
-            grad_x_proj = plan.sum_over_sets(per_sequence, n_sets)
-        if ctx.needs_input_grad[0]:
-            launch.add_projection_gradient(inputs, x_proj, grads.projected, grads.x)
-        grad_a = plan.sum_over_sets(grads.a, n_sets).reshape(A_logs.shape)
-        return (
-            grads.x,
-            grad_x_proj,
-            plan.sum_over_sets(grads.dt_weight, n_sets),
-            plan.sum_over_sets(grads.bias, n_sets),
-            # A = -exp(A_logs)
-            grad_a * -torch.exp(A_logs),
-            plan.sum_over_sets(grads.skip, n_sets).reshape(Ds.shape),
-            None,
-            None,
-        )
+def _is_sliced(batch: int, order: ScanOrder, channels: int, width: int) -> bool:
+    values = order.n_sequences * order.length * width
+    is_small = 4 * batch * values <= _SMALL_BYTES
+    return not is_small and order.n_sequences > 1 and 2 * values > order.n_tokens * channels
 
 
-class _Scan(torch.autograd.Function):
-    """Mamba's layout: u, delta `[B, K*D, L]`; A `[K*D, N]`; B, C `[B, K, N, L]`; bias `[K*D]`."""
-
-    @staticmethod
-    def forward(ctx, u, delta, A, B, C, D, bias, softplus, keep):
-        plan = launch.plain_plan(B.shape[1], u.shape[2])
-        inputs = launch.ScanInputs(plan, u, A, D, bias, delta=delta, B=B, C=C, softplus=softplus)
-        y, checkpoints = launch.scan_forward(inputs, with_checkpoints=keep)
-        if keep:
-            ctx.plan, ctx.softplus = plan, softplus
-            ctx.save_for_backward(u, delta, A, B, C, D, bias, checkpoints)
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_y):
-        u, delta, A, B, C, D, bias, checkpoints = ctx.saved_tensors
-        inputs = launch.ScanInputs(
-            ctx.plan, u, A, D, bias, delta=delta, B=B, C=C, softplus=ctx.softplus
-        )
-        grads = launch.scan_backward(inputs, checkpoints, grad_y.contiguous())
-        return (
-            grads.x,
-            grads.delta,
-            grads.a.reshape(A.shape),
-            grads.B,
-            grads.C,
-            grads.skip.reshape(D.shape),
-            grads.bias.reshape(bias.shape),
-            None,
-            None,
-        )
+def _parts(plan: Plan, checkpoints: Tensor, is_sliced: bool) -> list[tuple[Plan, Tensor]]:
+    """What is scanned at a time, and its checkpoints: everything, or each sequence alone."""
+    if not is_sliced:
+        return [(plan, checkpoints)]
+    return list(zip(plan.single_sequences(), checkpoints.chunk(plan.n_sequences), strict=True))

@@ -21,11 +21,13 @@ def selective_scan_reference(
     D: Tensor | None = None,
     delta_bias: Tensor | None = None,
     delta_softplus: bool = False,
-) -> Tensor:
+    z: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """S6 recurrence `h = exp(dt A) h + dt B u`, `y = C h + D u` (Mamba, arXiv:2312.00752).
 
     u, delta `[B, K*D, L]`; A `[K*D, N]`; B, C `[B, K, N, L]` or `[B, N, L]`; D, delta_bias `[K*D]`.
-    Returns `[B, K*D, L]` in u's dtype; computed in float64 if an input is, else in float32.
+    Returns `[B, K*D, L]` in u's dtype, times silu(z) where z `[B, K*D, L]` is given, and the states
+    after the last step `[B, K*D, N]`; computed in float64 if an input is, else in float32.
     """
     dtype = accumulation_dtype(u, delta, A, B, C)
     n_channels = u.shape[1]
@@ -48,7 +50,9 @@ def selective_scan_reference(
     y = torch.stack(outputs, dim=2)
     if D is not None:
         y = y + D.to(dtype)[:, None] * x
-    return y.to(u.dtype)
+    if z is not None:
+        y = y * F.silu(z.to(dtype))
+    return y.to(u.dtype), h
 
 
 def scan2d_reference(
@@ -77,7 +81,7 @@ def scan2d_reference(
     dt, B, C = projected.split([rank, n_states, n_states], dim=2)
     delta = torch.einsum("bkrl,kcr->bkcl", dt, dt_projs_weight.to(dtype)[sets])
     A = -torch.exp(A_logs.to(dtype)).view(n_sets, channels, n_states)[sets]
-    ys = selective_scan_reference(
+    ys, _ = selective_scan_reference(
         xs.flatten(1, 2),
         delta.flatten(1, 2),
         A.flatten(0, 1),

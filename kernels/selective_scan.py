@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
-from types import ModuleType
+from typing import Literal, overload
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from kernels import reference
-from kernels.checks import check_order, check_scan2d, check_selective_scan
-from kernels.scan_order import ScanOrder, ScanSpec, scan_order
+from kernels import reference, torch_ops
+from kernels.checks import check_map_size, check_scan2d, check_selective_scan, check_sets
+from kernels.scan_order import ScanOrder, ScanSpec
 
-# Modules with `unavailable_reason() -> str | None`, `selective_scan` and `scan2d`.
-_COMPILED = {"cpu": "kernels.cpu", "triton": "kernels.triton_scan"}
 _WORDS = {"cpu": "compiled CPU", "triton": "Triton"}
 BACKENDS = ("reference", "cpu", "triton")
 
@@ -43,6 +41,7 @@ def resolve_backend(
     return backend, "asked for by name"
 
 
+@overload
 def selective_scan(
     u: Tensor,
     delta: Tensor,
@@ -53,23 +52,120 @@ def selective_scan(
     delta_bias: Tensor | None = None,
     delta_softplus: bool = False,
     *,
+    z: Tensor | None = None,
+    return_last_state: Literal[True],
     backend: str = "auto",
-) -> Tensor:
+) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    *,
+    z: Tensor | None = None,
+    return_last_state: Literal[False] = False,
+    backend: str = "auto",
+) -> Tensor: ...
+
+
+@overload
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    *,
+    z: Tensor | None = None,
+    return_last_state: bool,
+    backend: str = "auto",
+) -> Tensor | tuple[Tensor, Tensor]: ...
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    *,
+    z: Tensor | None = None,
+    return_last_state: bool = False,
+    backend: str = "auto",
+) -> Tensor | tuple[Tensor, Tensor]:
     """Selective scan (S6) in Mamba's layout: `h = exp(dt A) h + dt B u`, `y = C h + D u`.
 
     u, delta `[B, K*D, L]`; A `[K*D, N]`; B, C `[B, K, N, L]` or `[B, N, L]`; D, delta_bias `[K*D]`;
-    dt is delta plus bias, through softplus if `delta_softplus`. Returns `[B, K*D, L]` in u's dtype;
-    the state is kept in float32, or in float64 if an input is float64.
+    z `[B, K*D, L]`. dt is delta plus bias, through softplus if `delta_softplus`; with z the output
+    is `y * silu(z)`. Returns `[B, K*D, L]` in u's dtype; the state is kept in float32, or in
+    float64 if an input is float64. With `return_last_state` also the state after the last step,
+    `[B, K*D, N]` float32, through which no gradient flows (as in mamba_ssm).
     """
-    check_selective_scan(u, delta, A, B, C, D, delta_bias)
+    check_selective_scan(u, delta, A, B, C, D, delta_bias, z)
     dtype = reference.accumulation_dtype(u, delta, A, B, C)
-    name, _ = resolve_backend(backend, u.device, dtype)
+    name = _backend_name(backend, u.device, dtype)
     if name == "reference":
-        run = reference.selective_scan_reference
+        with torch.autocast(u.device.type, enabled=False):
+            y, last_state = reference.selective_scan_reference(
+                u, delta, A, B, C, D, delta_bias, delta_softplus, z
+            )
     else:
-        run = _module(name).selective_scan
-    with torch.autocast(u.device.type, enabled=False):
-        return run(u, delta, A, B, C, D, delta_bias, delta_softplus)
+        zeros = A.new_zeros(A.shape[0], dtype=torch.float32)
+        y, last_state = torch_ops.selective_scan(
+            # The gate is applied before y is rounded to 16 bits.
+            u if z is None else u.float(),
+            delta,
+            A,
+            B.unsqueeze(1) if B.dim() == 3 else B,
+            C.unsqueeze(1) if C.dim() == 3 else C,
+            zeros if D is None else D,
+            zeros if delta_bias is None else delta_bias,
+            delta_softplus,
+            name,
+        )
+        if z is not None:
+            y = (y * F.silu(z.float())).to(u.dtype)
+    return (y, last_state.detach().float()) if return_last_state else y
+
+
+def selective_scan_fn(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    return_last_state: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """`selective_scan` with mamba_ssm's name and order of arguments, to put in its place."""
+    return selective_scan(
+        u,
+        delta,
+        A,
+        B,
+        C,
+        D,
+        delta_bias,
+        delta_softplus,
+        z=z,
+        return_last_state=return_last_state,
+    )
 
 
 def scan2d(
@@ -92,21 +188,41 @@ def scan2d(
     your own; `order_params` are a named scheme's parameters (`step=3`).
     """
     check_scan2d(x, x_proj_weight, dt_projs_weight, dt_projs_bias, A_logs, Ds)
+    batch, channels, height, width = x.shape
     if isinstance(order, ScanOrder):
-        if order_params:
-            raise TypeError(f"{', '.join(order_params)} given beside a finished ScanOrder.")
-        table = order
-    else:
-        table = scan_order(order, x.shape[2], x.shape[3], **order_params)
-    check_order(table, x, x_proj_weight.shape[0])
+        check_map_size(order, height, width)
+    operands = torch_ops.Operands(
+        torch_ops.order_text(order, **order_params), height, width, torch_ops.order_table(order)
+    )
     dtype = reference.accumulation_dtype(x, x_proj_weight, dt_projs_weight, A_logs)
-    name, _ = resolve_backend(backend, x.device, dtype)
-    run = reference.scan2d_reference if name == "reference" else _module(name).scan2d
-    with torch.autocast(x.device.type, enabled=False):
-        y = run(x, x_proj_weight, dt_projs_weight, dt_projs_bias, A_logs, Ds, table)
-    if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
-        return y.contiguous(memory_format=torch.channels_last)
-    return y
+    name = _backend_name(backend, x.device, dtype)
+    if name == "reference":
+        table = torch_ops.order_of(*operands)
+        check_sets(table, x_proj_weight.shape[0])
+        with torch.autocast(x.device.type, enabled=False):
+            y = reference.scan2d_reference(
+                x, x_proj_weight, dt_projs_weight, dt_projs_bias, A_logs, Ds, table
+            )
+        if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+            return y.contiguous(memory_format=torch.channels_last)
+        return y
+    tokens = x.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
+    y = torch_ops.scan2d(
+        tokens,
+        x_proj_weight,
+        dt_projs_weight,
+        dt_projs_bias,
+        A_logs,
+        Ds,
+        operands,
+        name,
+    )
+    return y.view(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
+@torch_ops.traced_once
+def _backend_name(backend: str, device: torch.device, dtype: torch.dtype) -> str:
+    return resolve_backend(backend, device, dtype)[0]
 
 
 def _choose(device: torch.device, dtype: torch.dtype) -> tuple[str, str]:
@@ -126,16 +242,12 @@ def _unsuitable_reason(backend: str, device: torch.device, dtype: torch.dtype) -
     problem = _unavailable_reason(backend)
     if problem is not None or backend == "reference":
         return problem
-    return _module(backend).unsuitable_reason(device, dtype)
+    return torch_ops.backend_module(backend).unsuitable_reason(device, dtype)
 
 
 def _unavailable_reason(backend: str) -> str | None:
     if backend == "reference":
         return None
-    if importlib.util.find_spec(_COMPILED[backend]) is None:
+    if importlib.util.find_spec(torch_ops.COMPILED[backend]) is None:
         return f"this version has no {_WORDS[backend]} kernel yet"
-    return _module(backend).unavailable_reason()
-
-
-def _module(backend: str) -> ModuleType:
-    return importlib.import_module(_COMPILED[backend])
+    return torch_ops.backend_module(backend).unavailable_reason()

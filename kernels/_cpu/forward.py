@@ -105,3 +105,10 @@ def forward_sequence(p, b, k, group, scratch):
                 write_tokens(p, column(p, col.Y), b, k, v, t0, steps, outputs)
             else:
                 write_rows(p, column(p, col.Y), b, k, v, t0, steps, outputs)
+    if column(p, col.LAST_STATE) != 0:
+        for v in range(group, blocks, groups):
+            state = scratch + per_block * v + 4 * quads * VECTOR
+            slot = (b * column(p, col.SEQUENCES) + k) * blocks + v
+            last = column(p, col.LAST_STATE) + slot * 4 * quads * VECTOR
+            for n in range(4 * quads):
+                store(last, n * LANES, load(state, n * LANES))

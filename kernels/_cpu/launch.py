@@ -34,6 +34,16 @@ class Plan:
         self.writes_all = not is_sum
         if index is not None and not is_sum:
             self.writes_all = int((index != PAD).sum()) == n_tokens
+        self._single: list[Plan] = []
+
+    def single_sequences(self) -> list[Plan]:
+        """A plan for each sequence alone, in the order of the sequences."""
+        if not self._single and self.index is not None:
+            self._single = [
+                Plan(self.n_tokens, self.length, self.sets[k : k + 1], row, self.is_sum)
+                for k, row in enumerate(self.index[:, None])
+            ]
+        return self._single
 
     @property
     def index_address(self) -> int:
@@ -178,12 +188,14 @@ def make_table(sizes: dict[str, int], tensors: dict[str, Tensor | None]) -> np.n
     return table
 
 
-def project(x: Tensor, weight: Tensor, plan: Plan) -> Tensor:
-    """Tokens `[B, tokens, C]` along the order times weights `[S, P, C]`: `[B, K, L, P]`."""
+def in_vectors(weight: Tensor) -> Tensor:
+    """Weights `[S, P, C]` as the projection reads them: `[S, C, P padded to whole vectors]`."""
+    return F.pad(weight.transpose(1, 2), (0, -weight.shape[1] % col.LANES)).contiguous()
+
+
+def project(x: Tensor, weight: Tensor, width: int, plan: Plan) -> Tensor:
+    """Tokens `[B, tokens, C]` along the order times `in_vectors(weight)`: `[B, K, L, width]`."""
     batch, _, channels = x.shape
-    width = weight.shape[1]
-    # Columns padded to whole vectors: [S, C, P padded to 16].
-    padded = F.pad(weight.transpose(1, 2), (0, -width % col.LANES)).contiguous()
     out = x.new_empty(batch, plan.n_sequences, plan.length, width)
     groups = -(-plan.length // (col.ROWS * col.PARTS))
     sizes = {
@@ -196,30 +208,41 @@ def project(x: Tensor, weight: Tensor, plan: Plan) -> Tensor:
         "INDEX": plan.index_address,
         "SETS": plan.sets.ctypes.data,
     }
-    table = make_table(sizes, {"X": x, "X_WEIGHT": padded, "PROJECTED": out})
+    table = make_table(sizes, {"X": x, "X_WEIGHT": weight, "PROJECTED": out})
     run_program("project", table, batch * plan.n_sequences * groups)
     return out
 
 
-def scan_forward(inputs: ScanInputs, with_checkpoints: bool) -> tuple[Tensor, Tensor | None]:
-    """Outputs shaped like x, and the states before every chunk but the first."""
-    y = inputs.plan.outputs(inputs.x)
-    checkpoints = None
-    if with_checkpoints:
-        n_stored = (inputs.plan.length - 1) // col.CHUNK
-        slots = inputs.batch * inputs.plan.n_sequences * n_stored * inputs.blocks
-        checkpoints = inputs.x.new_empty(max(1, slots), inputs.padded_states, col.LANES)
+def checkpoint_shape(
+    batch: int, n_sequences: int, length: int, channels: int, states: int
+) -> tuple[int, int, int]:
+    """The states before every chunk but the first: `[slots, states in fours, 16 channels]`."""
+    slots = batch * n_sequences * ((length - 1) // col.CHUNK) * (-(-channels // col.LANES))
+    return slots, -(-states // 4) * 4, col.LANES
+
+
+def scan_forward(
+    inputs: ScanInputs, y: Tensor, checkpoints: Tensor | None, last_state: Tensor | None = None
+) -> None:
+    """Write the outputs, shaped like x, the checkpoints and the states after the last step.
+
+    last_state is `[B, K, blocks, states in fours, 16]`; see `per_channel_states`.
+    """
     groups = inputs.groups(items_per_thread=4)
-    table = inputs.table(groups, Y=y, CHECKPOINTS=checkpoints)
+    table = inputs.table(groups, Y=y, CHECKPOINTS=checkpoints, LAST_STATE=last_state)
     run_program("forward", table, inputs.n_items(groups), _forward_scratch(inputs))
-    return y, checkpoints
+
+
+def per_channel_states(last_state: Tensor, channels: int, states: int) -> Tensor:
+    """`[B, K, blocks, states in fours, 16]` to `[B, K*channels, states]`, contiguous."""
+    rows = last_state.transpose(3, 4).flatten(2, 3)[:, :, :channels, :states]
+    return rows.flatten(1, 2).contiguous()
 
 
 @dataclass
 class ScanGradients:
-    """Gradients in the layout of `ScanInputs`; those of parameters per sequence `[K, ...]`."""
+    """Gradients in the layout of `ScanInputs`, without that of x; of parameters `[K, ...]`."""
 
-    x: Tensor
     a: Tensor
     bias: Tensor
     skip: Tensor
@@ -230,14 +253,15 @@ class ScanGradients:
     C: Tensor | None
 
 
-def scan_backward(inputs: ScanInputs, checkpoints: Tensor, grad_y: Tensor) -> ScanGradients:
-    """Gradients of all inputs of the scan."""
+def scan_backward(
+    inputs: ScanInputs, checkpoints: Tensor, grad_y: Tensor, grad_x: Tensor
+) -> ScanGradients:
+    """Gradients of all inputs of the scan; that of x is written (or added) to `grad_x`."""
     plan, x = inputs.plan, inputs.x
     # The blocks of a sequence share the gradients of B and C. Each group sums its own; the groups'
     # sums are added here. One group is best, unless that leaves threads without work.
     groups = inputs.groups(items_per_thread=1)
     per_block = (inputs.batch, plan.n_sequences, inputs.blocks)
-    grad_x = plan.outputs(x)
     grad_a = x.new_empty(*per_block, inputs.padded_states, col.LANES)
     grad_dt_weight = x.new_empty(*per_block, inputs.rank, col.LANES)
     grad_bias, grad_skip = (x.new_empty(*per_block, col.LANES) for _ in range(2))
@@ -269,7 +293,6 @@ def scan_backward(inputs: ScanInputs, checkpoints: Tensor, grad_y: Tensor) -> Sc
         return grad[:, : inputs.channels]
 
     return ScanGradients(
-        x=grad_x,
         a=per_channel(grad_a)[:, :, : inputs.states],
         bias=per_channel(grad_bias.unsqueeze(3))[:, :, 0],
         skip=per_channel(grad_skip.unsqueeze(3))[:, :, 0],
@@ -305,9 +328,12 @@ def projection_weight_gradient(inputs: ScanInputs, grad_projected: Tensor) -> Te
 
 
 def _sum_groups(grad: Tensor | None) -> Tensor | None:
+    """Add the groups' parts in place: a sum of their own would be one more of them."""
     if grad is None:
         return None
-    return grad[0] if grad.shape[0] == 1 else grad.sum(0)
+    for part in grad[1:]:
+        grad[0].add_(part)
+    return grad[0]
 
 
 def _forward_scratch(inputs: ScanInputs) -> int:
