@@ -186,7 +186,8 @@ def _counts_by_words(order: ScanOrder) -> tuple[np.ndarray, bool]:
     is_exact = n_words * work <= _LARGEST_WORK
     sources = np.arange(n)
     if not is_exact:
-        sources = np.random.RandomState(0).permutation(n)[: _N_SAMPLED_WORDS * _WORD]
+        # Not the generator of the scheme "random": its scan would read exactly these tokens first.
+        sources = np.random.default_rng(0).permutation(n)[: _N_SAMPLED_WORDS * _WORD]
     counts = np.zeros(n, dtype=np.int64)
     bits = np.uint64(1) << np.arange(_WORD, dtype=np.uint64)
     for start in range(0, sources.size, _WORD):
