@@ -8,7 +8,7 @@ where they belong, and the trap at the end (a jump to itself) holds no work.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from kernels._compiled.records import CLASSES
@@ -30,6 +30,10 @@ class Counts:
     instructions_in_loops: int
 
 
+# Guard or None, opcode and operands of a line -> the instruction, None where it is a NOP.
+Reader = Callable[[str | None, str, str], Instruction | None]
+
+
 def count_sass(text: str) -> Counts:
     """Counts of NVIDIA's machine code as nvdisasm prints it."""
     return _counts(*_read(text, _SASS_LINE, _sass_instruction))
@@ -49,6 +53,7 @@ _AMDGCN_LINE = re.compile(r"\t()([a-z]+_\w+)([^;\n]*)")
 _SASS_CLASSES = [
     (re.compile(pattern), kind)
     for pattern, kind in (
+        (r"LDGDEPBAR", "other"),
         (r"MUFU\.EX2", "exp2"),
         (r"MUFU", "special"),
         (r"ATOM|RED(G|S)?(\.|$)", "atomic"),
@@ -110,7 +115,9 @@ def _kind(opcode: str, classes: Sequence[tuple[re.Pattern[str], str]]) -> str:
     return next((kind for pattern, kind in classes if pattern.match(opcode)), "other")
 
 
-def _read(text: str, pattern: re.Pattern[str], read) -> tuple[list[Instruction], dict[str, int]]:
+def _read(
+    text: str, pattern: re.Pattern[str], read: Reader
+) -> tuple[list[Instruction], dict[str, int]]:
     """Instructions in order, and label -> index of the instruction behind it."""
     instructions: list[Instruction] = []
     labels: dict[str, int] = {}

@@ -15,7 +15,7 @@ import pytest
 
 from kernels import compiled
 from kernels._compiled import baseline, cache, pool
-from kernels._compiled.assembly import count_sass
+from kernels._compiled.assembly import count_amdgcn, count_sass
 from kernels._compiled.cache import Cache
 from kernels._compiled.targets import occupancy
 from kernels._triton.configs import KernelConfig
@@ -53,7 +53,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def results(folder: Path) -> dict[tuple[str, str], CompiledKernel | CompileError]:
     """All of JOBS by one process: what fails must not stop what follows."""
-    found = compiled.compile_many(JOBS, n_processes=1, cache=Cache(folder))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_INTERPRET", "1")  # as other tests set it; a compiler cannot use it
+        found = list(compiled.compile_many(JOBS, n_processes=1, cache=Cache(folder)))
     return {(config.name, target): result for config, target, result in found}
 
 
@@ -329,6 +331,35 @@ def test_loops_are_found_from_jumps() -> None:
     assert counts.instructions["branch"] == 5  # four jumps and the exit
     assert sum(counts.instructions.values()) == 11
     assert counts.instructions_in_loops == 7
+
+
+AMDGCN = """
+kernel:
+\ts_load_dwordx2 s[2:3], s[0:1], 0x0
+.LBB0_1:                                ; =>This Loop Header: Depth=1
+\t.loc\t1 10 7                          ; kernels.py:10:7
+\tv_exp_f32_e32 v1, v2
+\ts_cbranch_execz .LBB0_3
+; %bb.2:                                ;   in Loop: Header=BB0_1 Depth=1
+\tglobal_load_dwordx4 v[2:5], v[2:3], off
+\tv_mov_b32_dpp v1, v2 quad_perm:[1,0,3,2] row_mask:0xf bank_mask:0xf
+\ts_branch .LBB0_1
+.LBB0_3:
+\tv_exp_f32_e32 v1, v2
+\tds_write_b32 v1, v2
+\ts_nop 0
+\tglobal_atomic_add_f32 v1, v2, s[2:3]
+\tscratch_store_dword off, v1, s2
+\ts_endpgm
+"""
+
+
+def test_loops_of_amds_assembly() -> None:
+    counts = count_amdgcn(AMDGCN)
+    assert counts.exp2_in_loops == 1 and counts.instructions_in_loops == 5
+    seen = {kind: n for kind, n in counts.instructions.items() if n}
+    once = dict.fromkeys(("shared", "atomic", "local", "shuffle"), 1)
+    assert seen == {"load": 2, "exp2": 2, "branch": 3, **once}
 
 
 @pytest.fixture
