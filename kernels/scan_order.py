@@ -30,6 +30,10 @@ class ScanOrder:
     parameter group that sequence k uses. `merge` says how outputs return to the map: "place" (every
     token is visited at most once) or "sum" (all visits of a token are added). Both arrays are
     read-only.
+
+    `other` is None for an order that every model and backend runs. The path of another network has
+    it: that order can be drawn and measured, `check_runnable` refuses it, and `index` may hold
+    codes from -2 down, the items of `other.extra`.
     """
 
     name: str
@@ -271,5 +275,7 @@ def _read_only(array: np.ndarray, dtype: type, name: str, n_dims: int) -> np.nda
             f"of shape {list(given.shape)}."
         )
     copy: np.ndarray = np.array(given, dtype=dtype, order="C")
+    if not np.array_equal(copy, given):
+        raise ValueError(f"{name} holds {given.min()} to {given.max()}, too large for a token id.")
     copy.setflags(write=False)
     return copy

@@ -126,6 +126,7 @@ def test_a_map_without_tokens_is_refused(height: int, width: int) -> None:
         ([[0, 1, 1]], [0], "place", "token 1 is visited 2 times"),
         ([[0, 4]], [0], "sum", "index holds 0 to 4; allowed are -1"),
         ([[0, -2]], [0], "sum", "index holds -2 to 0"),
+        ([[0, 2**32]], [0], "sum", "index holds 0 to 4294967296, too large"),
         ([[0.0, 1.0]], [0], "sum", "index must be whole numbers"),
         ([0, 1], [0], "sum", "in 2 dimensions"),
         ([[0, 1]], [0, 1], "sum", "one number >= 0 for each of the 1"),
