@@ -1,15 +1,14 @@
 """`python -m models.bench`: the whole network on this machine, correctness first.
 
 EfficientVMamba-Tiny against timm's `resnet18` as a yardstick that our code cannot move: the same
-process, the same threads, runs interleaved. Beside the ratio: the scans' share of the time, and the
-arithmetic rate against what one large matrix product reaches here.
+process, the same threads, runs interleaved; forward passes and training steps (forward, backward,
+AdamW). Beside the ratio: the scans' share of the time, and the arithmetic rate against what one
+large matrix product reaches here. Takes about two minutes on 2 cores.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import json
 import platform
 import sys
 import time
@@ -25,14 +24,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kernels import resolve_backend
+from kernels._bench.report import processor, write
 from models.complexity import complexity
 from models.efficientvmamba import EfficientVMamba, with_scan
 from models.layers import Scan2d
 from models.registry import create_model, list_models
+from models.scan_share import scan_share, wait
 
 TOLERANCE = 1e-4  # relative L2 against the reference backend
 YARDSTICK = "resnet18"
 MATMUL_SIZE = 1024
+BACKWARD_PASSES = 2  # a backward pass has two products for each one of the forward pass
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,12 +45,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     model = create_model(options.model, scan=options.scan, backend=options.backend)
     enliven(model)
     model.eval().to(device)
-    error = gate(model, options.size)
-    is_correct = error <= TOLERANCE
+    errors = {"relative_l2": gate(model, options.size)}
+    if options.train_batch:
+        errors["relative_l2_gradients"] = gradient_gate(model, options.train_size)
+    # `not <=` also catches NaN.
+    is_correct = all(error <= TOLERANCE for error in errors.values())
     environment = describe(model, device)
     print(" · ".join(f"{key} {value}" for key, value in environment.items()))
-    verdict = "correct" if is_correct else "WRONG"
-    print(f"against the reference backend: relative L2 {error:.1e}, {verdict}")
+    measured = ", ".join(f"{name} {error:.1e}" for name, error in errors.items())
+    print(f"against the reference backend: {measured}: {'correct' if is_correct else 'WRONG'}")
     if not is_correct:
         print(f"more than {TOLERANCE:.0e}: nothing is timed")
         return 1
@@ -58,18 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = []
     for batch in options.batch:
         rows.append(forward_row(model, other, batch, options.size, options.seconds, rate))
-        print(sentence(rows[-1]))
-    if options.train:
-        rows.append(train_row(model, other, 64, options.train, options.seconds, rate))
-        print(sentence(rows[-1]))
-    report = {"environment": environment, "relative_l2": error, "gflops_matmul": rate, "rows": rows}
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=1), encoding="utf-8")
-    if options.csv:
-        with options.csv.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, [*environment, *rows[0]])
-            writer.writeheader()
-            writer.writerows({**environment, **row} for row in rows)
+        print(sentence(rows[-1]), flush=True)
+    for batch in options.train_batch:
+        rows.append(train_row(model, other, batch, options.train_size, options.seconds, rate))
+        print(sentence(rows[-1]), flush=True)
+    write(options.out, "models", environment, rows, errors | {"gflops_matmul": rate})
     return 0
 
 
@@ -88,15 +86,50 @@ def gate(model: EfficientVMamba, size: int) -> float:
 
     The reference scans on the reference backend and, because gradients are on, takes no shortcut.
     """
-    twin = with_scan(model, model.scan_spec)
-    for module in twin.modules():
-        if isinstance(module, Scan2d):
-            module.backend = "reference"
+    twin = reference_twin(model)
     x = images(2, size, next(model.parameters()).device)
     exact = [t.detach() for t in (*twin.forward_intermediates(x)[1], twin(x))]
     with torch.no_grad():
         ours = [*model.forward_intermediates(x)[1], model(x)]
-    return max(float((a - b).norm() / b.norm()) for a, b in zip(ours, exact, strict=True))
+    return _largest_error(list(zip(ours, exact, strict=True)))
+
+
+def gradient_gate(model: EfficientVMamba, size: int) -> float:
+    """Relative L2 difference of a training step's gradients from those of the reference backend:
+    of all parameters together, or of a parameter of the scans if that is larger."""
+    x = images(2, size, next(model.parameters()).device)
+    scan_parameters = model.no_weight_decay()
+    found: list[dict[str, Tensor]] = []
+    for net in (model, reference_twin(model)):
+        net.zero_grad(set_to_none=True)
+        # The same random draws in both: stochastic depth.
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            F.cross_entropy(net.train()(x), torch.arange(2, device=x.device)).backward()
+        found.append({k: p.grad.clone() for k, p in net.named_parameters() if p.grad is not None})
+        net.zero_grad(set_to_none=True)
+    model.eval()
+    ours, exact = found
+    assert ours.keys() == exact.keys(), "the two networks differ in what has a gradient"
+    groups = [list(exact), *([name] for name in scan_parameters)]
+    ours_flat, exact_flat = (
+        [torch.cat([g[name].flatten() for name in names]) for names in groups] for g in found
+    )
+    return _largest_error(list(zip(ours_flat, exact_flat, strict=True)))
+
+
+def _largest_error(pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
+    """Relative L2; NaN if one is, which `max` could lose."""
+    return float(np.max([float((given - exact).norm() / exact.norm()) for given, exact in pairs]))
+
+
+def reference_twin(model: EfficientVMamba) -> EfficientVMamba:
+    """The same parameters with the scans on the reference backend."""
+    twin = with_scan(model, model.scan_spec)
+    for module in twin.modules():
+        if isinstance(module, Scan2d):
+            module.backend = "reference"
+    return twin
 
 
 def forward_row(
@@ -113,7 +146,7 @@ def forward_row(
         return once
 
     ours, theirs = interleaved([run(model), run(other)], seconds, x.device)
-    row = _row(f"forward, batch {batch}, {size} px", ours, theirs, flops(model, x), rate)
+    row = _row(f"forward, batch {batch}, {size} px", ours, theirs, model, x, rate)
     row["scan_share"] = scan_share(model, x)
     return row
 
@@ -121,30 +154,29 @@ def forward_row(
 def train_row(
     model: EfficientVMamba, other: nn.Module, batch: int, size: int, seconds: float, rate: float
 ) -> dict[str, Any]:
-    """Forward and backward pass in training mode, interleaved with the yardstick's."""
+    """A training step (forward, backward, AdamW) interleaved with the yardstick's."""
     x = images(batch, size, next(model.parameters()).device)
-    labels = torch.arange(batch, device=x.device) % 10
-
-    def run(net: nn.Module) -> Callable[[], None]:
-        def once() -> None:
-            net.train()
-            net.zero_grad(set_to_none=True)
-            F.cross_entropy(net(x), labels).backward()
-
-        return once
-
-    ours, theirs = interleaved([run(model), run(other)], seconds, x.device)
-    model.eval()
-    case = f"forward and backward, batch {batch}, {size} px"
-    row = _row(case, ours, theirs, 3 * flops(model, x), rate)
-    row["scan_share"] = None
+    ours, theirs = interleaved([training_step(net, x) for net in (model, other)], seconds, x.device)
+    case = f"training step, batch {batch}, {size} px"
+    row = _row(case, ours, theirs, model, x, rate, n_passes=BACKWARD_PASSES + 1)
+    row["scan_share"] = scan_share(model, x, training_step)
+    for net in (model, other):
+        net.eval().zero_grad(set_to_none=True)
     return row
 
 
-def flops(model: EfficientVMamba, x: Tensor) -> float:
-    """Floating-point operations of a forward pass: a multiply-accumulate of a product is two."""
-    cost = complexity(model, (x.shape[2], x.shape[3]))
-    return len(x) * (2.0 * (cost.macs - cost.scan_macs) + cost.scan_macs)
+def training_step(net: nn.Module, x: Tensor) -> Callable[[], None]:
+    labels = torch.arange(len(x), device=x.device) % 10
+    # So small a rate that the weights stay what they were compared with.
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-8, fused=True)
+
+    def once() -> None:
+        net.train()
+        optimizer.zero_grad(set_to_none=True)
+        F.cross_entropy(net(x), labels).backward()
+        optimizer.step()
+
+    return once
 
 
 def interleaved(
@@ -158,41 +190,12 @@ def interleaved(
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times[0]) < 3:
         for own, run in zip(times, runs, strict=True):
-            _wait(device)
+            wait(device)
             start = time.perf_counter()
             run()
-            _wait(device)
+            wait(device)
             own.append(1e3 * (time.perf_counter() - start))
     return [np.array(own) for own in times]
-
-
-def scan_share(model: EfficientVMamba, x: Tensor, repeats: int = 5) -> float:
-    """Part of a forward pass that is spent inside the scans; median of `repeats`."""
-    twin = with_scan(model, model.scan_spec)
-    inside = 0.0
-
-    def enter(module: nn.Module, args: Any) -> None:
-        nonlocal inside
-        _wait(x.device)
-        inside -= time.perf_counter()
-
-    def leave(module: nn.Module, args: Any, output: Any) -> None:
-        nonlocal inside
-        _wait(x.device)
-        inside += time.perf_counter()
-
-    for module in twin.modules():
-        if isinstance(module, Scan2d):
-            module.register_forward_pre_hook(enter)
-            module.register_forward_hook(leave)
-    shares = []
-    with torch.no_grad():
-        for _ in range(repeats):
-            inside, start = 0.0, time.perf_counter()
-            twin(x)
-            _wait(x.device)
-            shares.append(inside / (time.perf_counter() - start))
-    return float(np.median(shares))
 
 
 def matmul_rate(device: torch.device, repeats: int = 10) -> float:
@@ -229,32 +232,32 @@ def describe(model: EfficientVMamba, device: torch.device) -> dict[str, str]:
     }
 
 
-def processor() -> str:
-    """The processor's name as its maker writes it."""
-    facts = Path("/proc/cpuinfo")
-    if facts.is_file():
-        for line in facts.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
 def sentence(row: dict[str, Any]) -> str:
-    share = "" if row["scan_share"] is None else f", scans {row['scan_share']:.0%} of it"
     return (
         f"{row['case']}: {row['p50_ms']:.1f} ms "
         f"(p20 {row['p20_ms']:.1f}, p80 {row['p80_ms']:.1f}), "
-        f"{YARDSTICK} {row['other_p50_ms']:.1f} ms, ratio {row['ratio']:.2f}{share}; "
+        f"{YARDSTICK} {row['other_p50_ms']:.1f} ms, ratio {row['ratio']:.2f}, "
+        f"scans {row['scan_share']:.0%} of it; "
         f"{row['gflops']:.0f} GFLOP/s, {row['of_matmul']:.0%} of a matrix product's rate"
     )
 
 
 def _row(
-    case: str, ours: np.ndarray, theirs: np.ndarray, n_flops: float, rate: float
+    case: str,
+    ours: np.ndarray,
+    theirs: np.ndarray,
+    model: EfficientVMamba,
+    x: Tensor,
+    rate: float,
+    n_passes: int = 1,
 ) -> dict[str, Any]:
     p20, p50, p80 = (float(v) for v in np.percentile(ours, [20, 50, 80]))
     q20, q50, q80 = (float(v) for v in np.percentile(theirs, [20, 50, 80]))
-    gflops = 1e-6 * n_flops / p50
+    cost = complexity(model, (x.shape[2], x.shape[3]))
+    macs = n_passes * len(x) * cost.macs
+    # A multiply-accumulate of a product is two operations, the scans' count is in operations.
+    flops = 2 * macs - n_passes * len(x) * cost.scan_macs
+    gflops = 1e-6 * flops / p50
     return {
         "case": case,
         "n": len(ours),
@@ -266,14 +269,10 @@ def _row(
         "other_p50_ms": q50,
         "other_p80_ms": q80,
         "ratio": p50 / q50,
+        "macs": macs,
         "gflops": gflops,
         "of_matmul": gflops / rate,
     }
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -286,11 +285,15 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     p.add_argument("--size", type=int, default=224, help="image side in pixels")
     p.add_argument("--batch", type=int, nargs="+", default=[1, 32], help="images per pass")
-    p.add_argument("--train", type=int, metavar="PIXELS", help="also a training step of 64 images")
+    p.add_argument(
+        "--train-batch", type=int, nargs="*", default=[32, 64], help="images per training step"
+    )
+    p.add_argument("--train-size", type=int, default=128, help="image side of training steps")
     p.add_argument("--threads", type=int, help="torch threads; default: torch's own choice")
     p.add_argument("--seconds", type=float, default=10.0, help="measuring time of each row")
-    p.add_argument("--json", type=Path, help="write the report here")
-    p.add_argument("--csv", type=Path, help="write one line per row here")
+    p.add_argument(
+        "--out", type=Path, default=Path("build/bench"), help="folder for models.{json,csv}"
+    )
     return p
 
 

@@ -49,10 +49,11 @@ class Contender:
         if self.is_ours:
             if case.operator == "scan2d":
                 return scan2d(*inputs, order=case.table, backend=self.name)
-            return selective_scan(*inputs, True, backend=self.name)
+            u, delta, A, B, C, D, bias = inputs
+            return selective_scan(u, delta, A, B, C, D, bias, True, backend=self.name)
         scan = _SCANS[self.name]
         if case.operator == "scan2d":
-            return scan2d_with(scan, *inputs, order=case.table)
+            return scan2d_with(scan, case.table, *inputs)
         return scan(*inputs, True)
 
     def device(self, default: torch.device) -> torch.device:
@@ -94,13 +95,13 @@ def why_unavailable(name: str, device: torch.device) -> str | None:
 
 def scan2d_with(
     scan: SelectiveScan,
+    order: ScanOrder,
     x: Tensor,
     x_proj_weight: Tensor,
     dt_projs_weight: Tensor,
     dt_projs_bias: Tensor,
     A_logs: Tensor,
     Ds: Tensor,
-    order: ScanOrder,
 ) -> Tensor:
     """`kernels.scan2d` around any selective scan with Mamba's signature; each sequence has its own
     parameter set."""
