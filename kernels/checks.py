@@ -135,6 +135,7 @@ def check_map_size(order: ScanOrder, height: int, width: int) -> None:
 
 def check_sets(order: ScanOrder, n_sets: int) -> None:
     """Raise unless `order` uses parameter sets that exist."""
+    order.check_runnable()
     highest = int(order.parameter_set.max())
     if highest >= n_sets:
         raise ValueError(

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from kernels import SCHEMES, ScanOrder, ScanSpec, scan_order
+from kernels import SCHEMES, ScanOrder, ScanSpec, scan2d, scan_order
 from kernels.schemes.base import COMBINATIONS
 from kernels.schemes.curves import LARGEST_SEED
 
@@ -302,3 +302,10 @@ def test_tables_of_a_large_map_are_quick(name: str) -> None:
     order = scan_order(name, 255, 256)
     assert time.process_time() - started < 0.3
     assert order is scan_order(name, 255, 256)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("name", ["cascade2d", "vim", "groupmamba", "msvmamba"])
+def test_operators_refuse_the_paths_of_other_networks(name: str, backend: str, scan2d_inputs):
+    with pytest.raises(ValueError, match="needs another network"):
+        scan2d(*scan2d_inputs(1, 4, 6, 6, 2, 1), order=name, backend=backend)
