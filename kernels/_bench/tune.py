@@ -131,6 +131,7 @@ class GpuTrial:
         self._job = job
         self._table = table
         self._device = device
+        self._clock = GpuClock(device)
         self._exact = Exact(replace(job.case, batch=1), job.dtype)
         self._alone = self._runner(replace(job.case, batch=1))
         self._whole = self._runner(job.case)
@@ -144,7 +145,7 @@ class GpuTrial:
     def seconds_of(self, tile: Tile) -> float:
         with self._with(tile):
             self._whole()
-            return float(np.median(GpuClock(self._device).measure(self._whole, REPEATS).seconds))
+            return float(np.median(self._clock.measure(self._whole, REPEATS).seconds))
 
     def _with(self, tile: Tile) -> AbstractContextManager[None]:
         name = torch.cuda.get_device_name(self._device)
