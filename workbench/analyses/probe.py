@@ -10,8 +10,9 @@ dt is read from the tokens, so pads (read as zeros: they write nothing) decay by
 factor g. If x is one bit of the token number, the leading term of `y_t - x_t` is the bit of the
 token read just before, times `a g^n` with n pads between; a channel of ones shows `a g^n` itself
 and so n. Where a table has many pads in a row, each bit's complement is sent, too: for every token
-one of the two is 0, and there `y_t` has no part of its own and keeps all digits of float32. Sequences with other parameter sets are
-told apart by channel: in the channels of set s only set s has a time step above 0.
+one of the two is 0, and there `y_t` has no part of its own and keeps all digits of float32.
+Sequences with other parameter sets are told apart by channel: in the channels of set s only set s
+has a time step above 0.
 """
 
 from __future__ import annotations
