@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,10 +12,8 @@ from tests.figures.conftest import erf_result, profile_result, scan_result
 from workbench.figures import attribution_panel, erf_panel, profile_panel, scan_panel
 from workbench.figures.attribution import path_shares, per_area
 from workbench.figures.erf import density_level
-from workbench.figures.scan import encode_order, locate
+from workbench.figures.scan import locate
 from workbench.figures.theme import block_sum, ordinal, percent, resolve, scan_short, significant
-
-SCRIPT = Path(__file__).parents[2] / "workbench" / "ui" / "components" / "scan_player.js"
 
 
 def size_of(panel: dict) -> int:
@@ -27,29 +23,6 @@ def size_of(panel: dict) -> int:
 def array(z: dict) -> np.ndarray:
     shape = tuple(int(n) for n in z["shape"].split(","))
     return np.frombuffer(base64.b64decode(z["bdata"]), "<f4").reshape(shape)
-
-
-ORDERS = [("es2d:step=2", 64), ("es2d:step=3", 52), ("es2d:step=1", 64), ("ss2d", 64)]
-
-
-@pytest.mark.parametrize(("scan", "size"), ORDERS)
-def test_encoded_orders_decode_to_the_same_table_in_the_browser_code(scan: str, size: int) -> None:
-    result = scan_result(scan, size)
-    encoded = {"length": result.index.shape[1], "sequences": encode_order(result.index)}
-    source = SCRIPT.read_text()
-    start = source.index("function decodeOrder")
-    code = source[start : source.index("\n  }\n", start) + 4]
-    program = (
-        f"{code}\nconst out = decodeOrder({json.dumps(encoded)});"
-        "console.log(JSON.stringify(out.map((s) => [...s])));"
-    )
-    answer = subprocess.run(["node", "-e", program], capture_output=True, text=True, check=True)
-    np.testing.assert_array_equal(np.array(json.loads(answer.stdout)), result.index)
-
-
-def test_random_order_is_sent_as_a_list() -> None:
-    index = np.random.default_rng(0).permutation(64).astype(np.int32)[None]
-    assert encode_order(index) == [{"ids": index[0].tolist()}]
 
 
 def test_scan_panel_of_a_1024_px_photo_stays_small() -> None:

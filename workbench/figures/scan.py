@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import zlib
+
 import numpy as np
 
 from workbench.figures.theme import (
@@ -16,15 +20,17 @@ from workbench.figures.theme import (
 )
 from workbench.results import ScanResult
 
-MAX_RUNS_PER_TOKEN = 0.5  # above this a plain list of token ids is shorter than run lengths
+MAX_PALETTE = 256  # different differences; beyond that plain ids are shorter
 
 
 def encode_order(index: np.ndarray) -> list[Json]:
-    """Each sequence of `index` `[K, L]` as JSON without loss, short for regular schemes.
+    """Each sequence of `index` `[K, L]` as JSON without loss, in the shortest of four forms.
 
-    {"reverse_of": j} where sequence k is sequence j backwards, else {"first", "runs": [step,
-    count, ...]} with runs of equal differences between neighbours, else {"ids": [...]}. Pads
-    stay -1.
+    {"reverse_of": j}: sequence j backwards. {"first", "runs": [step, count, ...]}: runs of equal
+    differences between neighbours (rows, snakes). {"first", "steps", "bits", "data"}: few different
+    differences, each as a number of `bits` bits into `steps`, packed from the lowest bit on
+    (Hilbert, Morton, windows). {"bytes", "offset", "data"}: little-endian ids minus `offset`
+    (random). "data" is base64; pads stay -1. `decodeOrder` in scan_path.js is the inverse.
     """
     encoded: list[Json] = []
     for k, sequence in enumerate(index):
@@ -32,28 +38,85 @@ def encode_order(index: np.ndarray) -> list[Json]:
         if twin is not None and "reverse_of" not in encoded[twin]:
             encoded.append({"reverse_of": twin})
             continue
-        steps = np.diff(sequence.astype(np.int64))
-        edges = np.flatnonzero(np.diff(steps)) + 1
-        starts = np.concatenate([[0], edges]) if len(steps) else np.zeros(0, np.int64)
-        if 2 * len(starts) > MAX_RUNS_PER_TOKEN * len(sequence):
-            encoded.append({"ids": sequence.tolist()})
-            continue
-        counts = np.diff(np.concatenate([starts, [len(steps)]]))
-        runs = np.stack([steps[starts], counts], 1).ravel().tolist()
-        encoded.append({"first": int(sequence[0]), "runs": runs})
+        forms = (_runs(sequence), _palette(sequence), _raw(sequence))
+        encoded.append(min((form for form in forms if form), key=json_bytes))
     return encoded
 
 
-def _scheme(key: str, result: ScanResult) -> Json:
+def _runs(sequence: np.ndarray) -> Json:
+    steps = np.diff(sequence.astype(np.int64))
+    edges = np.flatnonzero(np.diff(steps)) + 1
+    starts = np.concatenate([[0], edges]) if len(steps) else np.zeros(0, np.int64)
+    counts = np.diff(np.concatenate([starts, [len(steps)]]))
+    return {
+        "first": int(sequence[0]),
+        "runs": np.stack([steps[starts], counts], 1).ravel().tolist(),
+    }
+
+
+def _palette(sequence: np.ndarray) -> Json | None:
+    steps, codes = np.unique(np.diff(sequence.astype(np.int64)), return_inverse=True)
+    if not 0 < len(steps) <= MAX_PALETTE:
+        return None
+    n_bits = max(1, int(len(steps) - 1).bit_length())
+    bits = (codes[:, None] >> np.arange(n_bits)) & 1
+    packed = np.packbits(bits.astype(np.uint8).ravel(), bitorder="little")
+    return {
+        "first": int(sequence[0]),
+        "steps": steps.tolist(),
+        "bits": n_bits,
+        "data": base64.b64encode(packed.tobytes()).decode(),
+    }
+
+
+def _raw(sequence: np.ndarray) -> Json:
+    offset = int(min(0, sequence.min()))
+    shifted = (sequence.astype(np.int64) - offset).astype("<u4")
+    n_bytes = max(1, (int(shifted.max()).bit_length() + 7) // 8)
+    data = np.ascontiguousarray(shifted).view(np.uint8).reshape(-1, 4)[:, :n_bytes]
+    return {
+        "bytes": n_bytes,
+        "offset": offset,
+        "data": base64.b64encode(data.tobytes()).decode(),
+    }
+
+
+def json_bytes(value: Json | list[Json]) -> int:
+    """Length of `value` as the compact JSON that the page receives."""
+    return len(json.dumps(value, separators=(",", ":")))
+
+
+def own_spacing(index: np.ndarray, width: int) -> int:
+    """The order's shortest move (Chebyshev, tokens), as `metrics["n_jumps"]` counts: p for ES2D."""
+    shortest = 0
+    for sequence in index:
+        tokens = sequence[sequence >= 0]
+        dy, dx = np.abs(np.diff(tokens // width)), np.abs(np.diff(tokens % width))
+        if len(tokens) > 1:
+            move = int(np.maximum(dy, dx).min())
+            shortest = move if shortest == 0 else min(shortest, move)
+    return shortest
+
+
+def scheme_json(key: str, result: ScanResult, budget: int = 0) -> Json:
+    """One scheme for the players. With a `budget` in bytes, an order that does not compress is
+    reduced to every n-th step, `every` says which."""
+    every, sequences = 1, encode_order(result.index)
+    while budget and json_bytes(sequences) > budget:
+        every = max(every + 1, round(every * json_bytes(sequences) / budget))
+        sequences = encode_order(result.index[:, ::every])
     return {
         "key": key,
+        "id": f"{result.provenance.scan} {zlib.crc32(result.index.tobytes()):08x}",
         "label": scan_short(result.provenance.scan),
         "tone": key,
         "height": result.height,
         "width": result.width,
         "stride": result.stride,
         "length": int(result.index.shape[1]),
-        "sequences": encode_order(result.index),
+        "every": every,
+        "spacing": own_spacing(result.index, result.width),
+        "sequences": sequences,
         "parameter_set": result.parameter_set.tolist(),
     }
 
@@ -83,7 +146,7 @@ def _rows(a: ScanResult, b: ScanResult) -> list[list[str]]:
     ]
 
 
-def _reading(result: ScanResult) -> str:
+def reading(result: ScanResult) -> str:
     """What a scheme reads, in words: "the full scan reads 4 x 3,136 tokens"."""
     n, length = int(result.metrics["n_sequences"]), int(result.metrics["length"])
     if result.metrics["visits_max"] > 1:
@@ -96,7 +159,7 @@ def _reading(result: ScanResult) -> str:
 
 
 def _sentence(a: ScanResult, b: ScanResult, y: int, x: int) -> str:
-    text = f"{_reading(a)}; {_reading(b)}."
+    text = f"{reading(a)}; {reading(b)}."
     where = locate(a, y, x)
     if where:
         group, step = where
@@ -141,7 +204,10 @@ def scan_panel(a: ScanResult, b: ScanResult, rgb: np.ndarray, y: int, x: int) ->
             "cell": a.stride,
         }
     ]
-    panel["player"] = {"schemes": [_scheme("a", a), _scheme("b", b)], "photo": photo_data_uri(rgb)}
+    panel["player"] = {
+        "schemes": [scheme_json("a", a), scheme_json("b", b)],
+        "photo": photo_data_uri(rgb),
+    }
     panel["table"] = {
         "columns": [
             {"text": ""},

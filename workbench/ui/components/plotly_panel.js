@@ -3,22 +3,22 @@
  *
  * A panel receives one JSON payload (workbench/figures) and keeps its Plotly nodes between updates, so zoom
  * survives. All maps share one coordinate: input pixels (y, x). Panels talk through document events "wb":
- *   {kind: "hover" | "leave" | "pick" | "range" | "frame", ...}
+ *   {kind: "hover" | "leave" | "pick" | "range" | "status" | "theme", ...}
  * Hover, zoom and playback never leave the browser; only a pick calls `trigger` and so the server.
  */
 (() => {
   if (window.Workbench) return;
   let P = null; // captured at the first mount: another component might load its own copy later
-  let Player = null; // from scan_player.js
+  let parts = null; // the other files, put together at the first mount
   let KINDS = null;
   const CONFIG = { displayModeBar: false, responsive: false, doubleClick: false, showTips: false };
-  const CLICK_SLOP_PX = 4; // more movement between press and release is a zoom
   const panels = new Set();
   let focus = null; // {stage, y, x, stride}
   let hover = null; // {y, x} in input pixels
 
   const send = (detail) => document.dispatchEvent(new CustomEvent("wb", { detail }));
-  const css = (name) => getComputedStyle(document.body).getPropertyValue(name).trim();
+  let style = {}; // CSS variables already asked for; a theme change empties it
+  const css = (name) => (style[name] ||= getComputedStyle(document.body).getPropertyValue(name).trim());
 
   function el(tag, attributes = {}, ...children) {
     const node = document.createElement(tag);
@@ -45,13 +45,6 @@
     return value;
   }
 
-  function decode(z) {
-    if (!z || !z.bdata) return null;
-    const bytes = Uint8Array.from(atob(z.bdata), (c) => c.charCodeAt(0));
-    const [rows, columns] = z.shape.split(",").map(Number);
-    return { values: new Float32Array(bytes.buffer), rows, columns };
-  }
-
   function number(value, digits = 3) {
     if (!Number.isFinite(value)) return "n/a";
     if (value === 0) return "0";
@@ -63,214 +56,12 @@
     });
   }
 
-  /* One map: a Plotly plot whose axes are input pixels, with a canvas for path, hover and focus. */
-  class MapView {
-    constructor(panel) {
-      this.panel = panel;
-      this.plot = el("div", { class: "wb-plot" });
-      this.canvas = el("canvas", { class: "wb-overlay", "aria-hidden": "true" });
-      this.tip = el("div", { class: "wb-tip", hidden: true });
-      this.frame = el(
-        "div",
-        { class: "wb-map", tabindex: "0", role: "img" },
-        this.plot, this.canvas, this.tip,
-      );
-      this.left = el("span");
-      this.right = el("span", { class: "wb-muted" });
-      this.caption = el("figcaption", {}, this.left, this.right);
-      this.node = el("figure", {}, this.frame, this.caption);
-      this.listen();
-      this.observer = new ResizeObserver(() => this.resize());
-      this.observer.observe(this.frame);
-    }
-
-    listen() {
-      let pressed = null;
-      this.frame.addEventListener("pointermove", (event) => {
-        const point = this.point(event);
-        if (point) send({ kind: "hover", ...point, source: this });
-        else send({ kind: "leave" });
-      });
-      this.frame.addEventListener("pointerleave", () => send({ kind: "leave" }));
-      this.frame.addEventListener("pointerdown", (e) => (pressed = [e.clientX, e.clientY]), true);
-      window.addEventListener("pointerup", (event) => {
-        const start = pressed;
-        pressed = null;
-        if (!start) return; // Plotly lays a cover over the page while pressed, so no look at the target
-        if (Math.hypot(event.clientX - start[0], event.clientY - start[1]) > CLICK_SLOP_PX) return;
-        const point = this.point(event);
-        if (point) this.panel.pick(point.y, point.x);
-      }, true);
-      this.frame.addEventListener("dblclick", () => send({ kind: "range", range: null }));
-      this.frame.addEventListener("keydown", (event) => {
-        const move = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
-        const step = move[event.key];
-        if (!step || !focus) return;
-        event.preventDefault();
-        const [h, w] = this.panel.payload.input;
-        const y = Math.min(h - 1, Math.max(0, (focus.y + step[0] + 0.5) * focus.stride));
-        const x = Math.min(w - 1, Math.max(0, (focus.x + step[1] + 0.5) * focus.stride));
-        this.panel.pick(y, x);
-      });
-    }
-
-    update(spec) {
-      this.spec = spec;
-      this.grid = spec.read ? decode(spec.figure.data[spec.read.trace].z) : null;
-      const [h, w] = this.panel.payload.input;
-      this.frame.style.aspectRatio = `${w} / ${h}`;
-      this.frame.setAttribute("aria-label", spec.alt || `${this.panel.payload.title}: map`);
-      this.left.textContent = spec.left ? spec.left.text : "";
-      this.left.className = spec.left && spec.left.tone ? `wb-tone-${spec.left.tone}` : "";
-      this.right.textContent = spec.right ? spec.right.text : "";
-      this.caption.hidden = !spec.left && !spec.right;
-      this.frame.dataset.stage = spec.stage || "";
-      this.draw();
-    }
-
-    draw() {
-      const figure = this.spec.figure;
-      const layout = themed(figure.layout);
-      layout.width = this.frame.clientWidth || 200;
-      layout.height = this.frame.clientHeight || 200;
-      layout.uirevision = this.panel.payload.input.join("x");
-      P.react(this.plot, themed(figure.data), layout, CONFIG).then(() => {
-        if (!this.attached) {
-          this.attached = true;
-          this.plot.on("plotly_relayout", (change) => this.zoomed(change));
-        }
-        this.overlay();
-      });
-    }
-
-    resize() {
-      if (!this.spec || !this.frame.clientWidth) return;
-      const size = { width: this.frame.clientWidth, height: this.frame.clientHeight };
-      if (this.attached) P.relayout(this.plot, size).then(() => this.overlay());
-    }
-
-    zoomed(change) {
-      if (this.quiet || change["xaxis.range[0]"] === undefined) return this.overlay();
-      const axis = this.plot._fullLayout;
-      send({ kind: "range", range: { x: axis.xaxis.range.slice(), y: axis.yaxis.range.slice() }, source: this });
-    }
-
-    range(range) {
-      const [h, w] = this.panel.payload.input;
-      const next = range || { x: [0, w], y: [h, 0] };
-      this.quiet = true;
-      P.relayout(this.plot, { "xaxis.range": next.x.slice(), "yaxis.range": next.y.slice() }).then(() => {
-        this.quiet = false;
-        this.overlay();
-      });
-    }
-
-    axes() {
-      const full = this.plot._fullLayout;
-      return full && full.xaxis && full.xaxis._length ? full : null;
-    }
-
-    /* Input pixel under a pointer event, or null outside the picture. */
-    point(event) {
-      const axes = this.axes();
-      if (!axes) return null;
-      const box = this.plot.getBoundingClientRect();
-      const x = axes.xaxis.p2d(event.clientX - box.left - axes.xaxis._offset);
-      const y = axes.yaxis.p2d(event.clientY - box.top - axes.yaxis._offset);
-      const [h, w] = this.panel.payload.input;
-      return x >= 0 && y >= 0 && x < w && y < h ? { y, x } : null;
-    }
-
-    overlay() {
-      const axes = this.axes();
-      if (!axes) return;
-      const ratio = window.devicePixelRatio || 1;
-      const { clientWidth: width, clientHeight: height } = this.frame;
-      if (this.canvas.width !== Math.round(width * ratio) || this.canvas.height !== Math.round(height * ratio)) {
-        this.canvas.width = Math.round(width * ratio);
-        this.canvas.height = Math.round(height * ratio);
-      }
-      const g = this.canvas.getContext("2d");
-      g.setTransform(ratio, 0, 0, ratio, 0, 0);
-      g.clearRect(0, 0, width, height);
-      const { xaxis, yaxis } = axes;
-      g.save();
-      g.beginPath();
-      g.rect(xaxis._offset, yaxis._offset, xaxis._length, yaxis._length);
-      g.clip();
-      const sx = (x) => xaxis._offset + xaxis.d2p(x);
-      const sy = (y) => yaxis._offset + yaxis.d2p(y);
-      if (this.spec.path && this.panel.player) this.panel.player.paint(g, sx, sy);
-      if (focus) this.crosshair(g, sx, sy, axes);
-      if (hover) this.box(g, sx, sy, hover.y, hover.x, this.spec.cell, css("--wb-hover"), 1.5);
-      g.restore();
-    }
-
-    box(g, sx, sy, y, x, cell, colour, width) {
-      const left = sx(Math.floor(x / cell) * cell);
-      const top = sy(Math.floor(y / cell) * cell);
-      const w = Math.max(3, sx((Math.floor(x / cell) + 1) * cell) - left);
-      const h = Math.max(3, sy((Math.floor(y / cell) + 1) * cell) - top);
-      g.lineWidth = width + 2;
-      g.strokeStyle = "rgba(10,15,25,.75)";
-      g.strokeRect(left, top, w, h);
-      g.lineWidth = width;
-      g.strokeStyle = colour;
-      g.strokeRect(left, top, w, h);
-    }
-
-    crosshair(g, sx, sy, axes) {
-      const y = (focus.y + 0.5) * focus.stride;
-      const x = (focus.x + 0.5) * focus.stride;
-      const colour = css("--wb-focus");
-      g.strokeStyle = colour;
-      g.globalAlpha = 0.55;
-      g.lineWidth = 1;
-      const gap = Math.abs(sx(focus.stride) - sx(0)) * 0.5 + 3;
-      const line = (x0, y0, x1, y1) => {
-        g.beginPath();
-        g.moveTo(x0, y0);
-        g.lineTo(x1, y1);
-        g.stroke();
-      };
-      line(sx(x), axes.yaxis._offset, sx(x), sy(y) - gap);
-      line(sx(x), sy(y) + gap, sx(x), axes.yaxis._offset + axes.yaxis._length);
-      line(axes.xaxis._offset, sy(y), sx(x) - gap, sy(y));
-      line(sx(x) + gap, sy(y), axes.xaxis._offset + axes.xaxis._length, sy(y));
-      g.globalAlpha = 1;
-      this.box(g, sx, sy, y, x, focus.stride, colour, 2);
-    }
-
-    readout(point) {
-      if (!point) return void (this.tip.hidden = true);
-      const cell = this.spec.cell;
-      const stage = this.spec.stage || this.panel.payload.stage;
-      let text = `stage ${stage} · row ${Math.floor(point.y / cell)}, column ${Math.floor(point.x / cell)}`;
-      const read = this.spec.read;
-      if (read && this.grid) {
-        const row = Math.min(this.grid.rows - 1, Math.floor(point.y / read.cell));
-        const column = Math.min(this.grid.columns - 1, Math.floor(point.x / read.cell));
-        let value = this.grid.values[row * this.grid.columns + column];
-        if (read.power === 10) value = 10 ** value;
-        if (read.power === -2) value = -Math.sign(value) * value * value;
-        text += ` · ${number(value)} ${read.unit}`;
-      }
-      if (this.spec.path && this.panel.player) text += this.panel.player.readout(point);
-      this.tip.textContent = text;
-      this.tip.hidden = false;
-    }
-
-    dispose() {
-      this.observer.disconnect();
-      if (this.attached) P.purge(this.plot);
-    }
-  }
-
   class Panel {
     constructor(element, props, trigger) {
       this.props = props;
       this.trigger = trigger;
       this.maps = new Map();
+      this.variant = 0;
       this.title = el("h2");
       this.badges = el("div", { class: "wb-badges" });
       this.progress = el("div", { class: "wb-progress", role: "status" });
@@ -299,51 +90,80 @@
       const badges = (payload.badges || []).slice();
       if (payload.stored) badges.unshift({ text: "stored example", tone: "stored" });
       this.badges.replaceChildren(...badges.map((b) => el("span", { class: `wb-badge wb-badge-${b.tone}`, text: b.text, title: b.text })));
-      this.sentence.textContent = payload.sentence || "";
-      this.build();
+      this.sentence.textContent = this.sentence.title = payload.sentence || "";
+      if (payload.empty) this.buildEmpty(payload.empty);
+      else this.build();
       overlays();
+    }
+
+    buildEmpty(spec) {
+      this.dropMaps([]);
+      this.player = null;
+      this.body.replaceChildren(el(
+        "div", { class: "wb-empty" },
+        spec.photo ? el("img", { src: spec.photo, alt: "The photo" }) : null,
+        el("div", {}, el("h3", { text: spec.title }), el("p", { text: spec.text })),
+      ));
     }
 
     build() {
       const p = this.payload;
-      if (p.empty) {
-        this.dropMaps([]);
-        this.player = null;
-        this.body.replaceChildren(el(
-          "div", { class: "wb-empty" },
-          p.empty.photo ? el("img", { src: p.empty.photo, alt: "The photo" }) : null,
-          el("div", {}, el("h3", { text: p.empty.title }), el("p", { text: p.empty.text })),
-        ));
-        return;
-      }
-      if (p.player && !this.player) this.player = new Player(this);
-      const parts = [];
+      if (p.player && !this.player) this.player = new parts.Player(this);
+      const content = [];
       const side = [];
-      if (p.maps) {
-        this.dropMaps(p.maps.map((m) => m.key));
-        const views = p.maps.map((spec) => {
-          if (!this.maps.has(spec.key)) this.maps.set(spec.key, new MapView(this));
-          return this.maps.get(spec.key);
-        });
-        this.mapRow.replaceChildren(...views.map((v) => v.node));
-        this.mapRow.style.setProperty("--wb-columns", views.length);
-        parts.push(this.mapRow);
-      }
+      if (p.maps || p.variants) content.push(this.mapRow);
       if (p.player) side.push(this.player.tabs);
-      if (p.bars) side.push(this.bars(p.bars));
-      if (p.scale) side.push(this.scale(p.scale));
+      if (p.variants) side.push(this.switcher(p.variants));
+      if (p.bars) side.push(parts.bars(p.bars, (stage) => this.pickStage(stage)));
+      if (p.scale || p.variants) side.push((this.scaleNode = el("div")));
       if (p.plot) side.push(this.chart(p.plot));
-      if (p.table) side.push(this.table(p.table));
-      if (p.expectation) side.push(this.table(p.expectation));
+      if (p.table) side.push(parts.table(p.table));
+      if (p.expectation) side.push(parts.table(p.expectation));
+      if (p.shares) side.push(parts.shares(p.shares));
       if (p.player) side.push(this.player.node);
       this.side.replaceChildren(...side);
       const notes = [...new Set(p.notes || [])].join(" ");
-      if (notes) (p.player ? this.mapRow : this.side).append(el("p", { class: "wb-note", text: notes, title: notes }));
-      parts.push(this.side);
-      this.body.replaceChildren(...parts);
-      for (const spec of p.maps || []) this.maps.get(spec.key).update(spec);
-      if (p.player) this.player.update(p.player);
+      const note = notes ? el("p", { class: "wb-note", text: notes, title: notes }) : null;
+      if (note && !p.player) this.side.append(note);
+      content.push(this.side);
+      this.body.replaceChildren(...content);
+      this.showMaps();
+      if (note && p.player) this.mapRow.append(note);
+      if (p.player) {
+        for (const spec of p.maps) this.maps.get(spec.key).painter = spec.path ? this.player : null;
+        this.player.update(p.player);
+      }
       if (p.plot) this.drawChart();
+    }
+
+    /* The maps of the payload or of the variant chosen; views with the same key are kept. */
+    showMaps() {
+      const { maps, scale } = this.payload.variants ? this.payload.variants[this.variant] : this.payload;
+      if (this.scaleNode && scale) this.scaleNode.replaceWith((this.scaleNode = parts.scale(scale)));
+      if (!maps) return;
+      this.dropMaps(maps.map((m) => m.key));
+      const views = maps.map((spec) => {
+        if (!this.maps.has(spec.key)) this.maps.set(spec.key, new parts.MapView(this));
+        return this.maps.get(spec.key);
+      });
+      this.mapRow.replaceChildren(...views.map((v) => v.node));
+      this.mapRow.style.setProperty("--wb-columns", views.length);
+      for (const spec of maps) this.maps.get(spec.key).update(spec);
+    }
+
+    /* A small switch between several readings of the same maps, handled here. */
+    switcher(variants) {
+      this.variant = Math.min(this.variant, variants.length - 1);
+      const node = el("div", { class: "wb-segmented", role: "radiogroup", "aria-label": "What the maps show" });
+      node.append(...variants.map((variant, i) => el("button", {
+        type: "button", role: "radio", "aria-checked": String(i === this.variant), text: variant.text, title: variant.tip,
+        onclick: () => {
+          this.variant = i;
+          [...node.children].forEach((child, j) => child.setAttribute("aria-checked", String(i === j)));
+          this.showMaps();
+        },
+      })));
+      return node;
     }
 
     dropMaps(keep) {
@@ -354,23 +174,6 @@
       }
     }
 
-    table(spec) {
-      const head = el("tr", {}, ...spec.columns.map((c, i) =>
-        el("th", { scope: "col", class: i ? "wb-number" : "" },
-          c.tone ? el("i", { class: `wb-dot wb-fill-${c.tone}` }) : null, document.createTextNode(c.text))));
-      const rows = spec.rows.map((row) => el("tr", {}, ...row.map((cell, i) =>
-        el(i ? "td" : "th", { class: i ? "wb-number" : "", scope: i ? null : "row", text: cell, title: i ? null : cell }))));
-      return el("table", { class: "wb-table" }, el("thead", {}, head), el("tbody", {}, ...rows));
-    }
-
-    scale(spec) {
-      const bar = el("span", { class: "wb-scalebar" });
-      bar.style.background = `linear-gradient(90deg, ${spec.stops.join(",")})`;
-      return el("div", { class: "wb-scale" },
-        el("span", { class: "wb-number", text: spec.low }), bar, el("span", { class: "wb-number", text: spec.high }),
-        el("span", { class: "wb-muted", text: spec.label, title: spec.label }));
-    }
-
     chart(spec) {
       this.chartNode ||= el("div", { class: "wb-chart", role: "img" });
       this.chartNode.setAttribute("aria-label", spec.alt);
@@ -378,14 +181,7 @@
         this.chartObserver = new ResizeObserver(() => this.drawChart());
         this.chartObserver.observe(this.chartNode);
       }
-      const legend = (spec.legend || []).map((item) => {
-        const dot = el("i", { class: "wb-dot" });
-        dot.style.background = `var(--wb-${item.colour.slice(1)})`;
-        return el("span", { class: "wb-legend" }, dot, document.createTextNode(item.text));
-      });
-      return el("div", { class: "wb-chartbox" },
-        spec.heading ? el("div", { class: "wb-heading" }, el("span", { text: spec.heading }), ...legend) : null,
-        this.chartNode);
+      return el("div", { class: "wb-chartbox" }, parts.heading(spec), this.chartNode);
     }
 
     drawChart() {
@@ -396,30 +192,6 @@
       layout.height = this.chartNode.clientHeight;
       layout.hoverlabel = { bgcolor: css("--wb-paper"), bordercolor: css("--wb-line"), font: { color: css("--wb-ink"), size: 11 } };
       P.react(this.chartNode, themed(spec.figure.data), layout, CONFIG);
-    }
-
-    bars(spec) {
-      const longest = Math.max(...spec.bars.map((b) => b.segments.reduce((sum, s) => sum + s.ms, 0)));
-      return el("div", { class: "wb-bars" }, ...spec.bars.map((bar) => {
-        const segments = bar.segments.map((s) => {
-          const share = (100 * s.ms) / longest;
-          const text = `${s.name}: ${number(s.ms)} ms` + (s.scan_ms ? `, of which scan ${number(s.scan_ms)} ms` : "");
-          const scan = el("i", { class: "wb-scanpart" });
-          scan.style.width = `${s.ms ? (100 * s.scan_ms) / s.ms : 0}%`;
-          const isStage = s.stage >= 1 && s.stage <= 4;
-          const node = el(isStage ? "button" : "span", {
-            class: "wb-segment", type: isStage ? "button" : null, "data-stage": s.stage, title: text, "aria-label": text,
-            onclick: isStage ? () => this.pickStage(s.stage) : undefined,
-          }, scan, el("span", { text: share > 11 ? s.name : "" }));
-          node.style.width = `${share}%`;
-          return node;
-        });
-        return el("div", { class: `wb-bar wb-bar-${bar.tone}` },
-          el("div", { class: "wb-barhead" },
-            el("b", { class: `wb-tone-${bar.tone}`, text: bar.label }), el("b", { class: "wb-number", text: bar.total }),
-            el("span", { class: "wb-muted", text: `20 to 80 %: ${bar.range} · ${bar.scan}` })),
-          el("div", { class: "wb-track" }, ...segments));
-      }), el("div", { class: "wb-muted wb-axisnote", text: spec.text }));
     }
 
     markStage() {
@@ -450,29 +222,37 @@
       for (const view of this.maps.values()) view.overlay();
     }
 
+    hovered(detail) {
+      for (const view of this.maps.values()) {
+        view.overlay();
+        view.readout(detail.kind === "hover" && detail.source === view ? detail : null);
+      }
+    }
+
+    /* The focus moved, by a pick here or by the server. */
+    focused() {
+      if (this.player && !this.payload.empty) this.player.follow();
+      this.overlays();
+      this.markStage();
+    }
+
+    themeChanged() {
+      for (const view of this.maps.values()) if (view.spec) view.draw();
+      this.drawChart();
+      if (this.player && this.player.order) this.player.paintStrip();
+    }
+
     on(detail) {
       if (!this.node.isConnected) return this.dispose();
       if (!this.payload) return;
-      if (detail.kind === "hover" || detail.kind === "leave") {
-        for (const view of this.maps.values()) {
-          view.overlay();
-          view.readout(detail.kind === "hover" && detail.source === view ? detail : null);
-        }
-      } else if (detail.kind === "pick") {
-        if (this.player && !this.payload.empty) this.player.follow();
-        this.overlays();
-        this.markStage();
-      } else if (detail.kind === "range") {
+      if (detail.kind === "hover" || detail.kind === "leave") this.hovered(detail);
+      else if (detail.kind === "pick") this.focused();
+      else if (detail.kind === "range") {
         for (const view of this.maps.values()) if (view !== detail.source) view.range(detail.range);
-      } else if (detail.kind === "theme") {
-        for (const view of this.maps.values()) if (view.spec) view.draw();
-        this.drawChart();
-        if (this.player && this.player.sequences) this.player.paintStrip();
-      } else if (detail.kind === "status") {
+      } else if (detail.kind === "theme") this.themeChanged();
+      else if (detail.kind === "status") {
         this.status(detail.status);
-        if (this.player && !this.payload.empty) this.player.follow();
-        this.overlays();
-        this.markStage();
+        this.focused();
       }
     }
 
@@ -502,6 +282,7 @@
   document.addEventListener("wb", ({ detail }) => {
     if (detail.kind === "hover") hover = { y: detail.y, x: detail.x };
     if (detail.kind === "leave") hover = null;
+    if (detail.kind === "theme") style = {};
     if (detail.kind === "status" && detail.status.focus) focus = detail.status.focus;
   });
   new MutationObserver(() => send({ kind: "theme" })).observe(document.body, {
@@ -516,20 +297,25 @@
     }
   });
 
-  /* The other files, put together at the first mount, when all scripts are loaded. */
   function assemble() {
     P = window.Plotly;
-    const kit = { el, send, css, focus: () => focus };
-    const page = window.WorkbenchParts.page(kit);
-    Player = window.WorkbenchParts.player(kit).Player;
+    const files = window.WorkbenchParts;
+    const kit = { P, CONFIG, Panel, el, send, css, themed, number, focus: () => focus, hover: () => hover };
+    const page = files.page(kit);
+    Object.assign(kit, files.path(), files.strip(kit), files.parts(kit), files.map(kit));
+    parts = Object.assign(kit, files.player(kit));
     KINDS = {
-      panel: Panel, photos: page.PhotoPicker, status: page.Status, header: page.Header, sidebox: page.Sidebox,
+      panel: Panel, scanlab: files.lab(kit).ScanLab, datatable: files.table(kit).DataTable,
+      story: files.story(kit).Story, photos: page.PhotoPicker, status: page.Status, header: page.Header,
+      sidebox: page.Sidebox,
     };
   }
 
   window.Workbench = {
     state: () => ({ focus, hover }),
     panels: () => [...panels].filter((p) => p.payload).map((p) => ({ id: p.payload.id, bytes: p.props.value.length })),
+    /* What the scan lab's player does now: {step, playing, frames, mode, schemes}, null without one. */
+    lab: () => [...panels].map((p) => p.state && p.state()).find(Boolean) || null,
     mount(kind, element, props, trigger, watch) {
       if (!KINDS) assemble();
       const view = new KINDS[kind](element, props, trigger);

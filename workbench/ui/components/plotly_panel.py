@@ -15,7 +15,18 @@ import plotly
 
 SCRIPTS = tuple(
     Path(__file__).with_name(name)
-    for name in ("plotly_panel.js", "scan_player.js", "page_parts.js")
+    for name in (
+        "plotly_panel.js",
+        "panel_parts.js",
+        "map_view.js",
+        "scan_path.js",
+        "scan_strip.js",
+        "scan_player.js",
+        "scan_lab.js",
+        "data_table.js",
+        "story.js",
+        "page_parts.js",
+    )
 )
 STYLE = Path(__file__).with_name("plotly_panel.css")
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
@@ -67,6 +78,27 @@ class PlotlyPanel(Json):
     """One panel. Event `pick`: {stage, y, x} in tokens, {stage, keep} or {stage, clear}."""
 
     kind = "panel"
+
+
+class ScanLab(Json):
+    """Schemes side by side under one player. Event `pick` as a panel's."""
+
+    kind = "scanlab"
+
+
+class DataTable(Json):
+    """A sortable table with CSV download.
+
+    Event `choose`: what the payload's "choose" says, for schemes {id: "scheme", scan, slot}.
+    """
+
+    kind = "datatable"
+
+
+class Story(Json):
+    """The seed paper's figure as a guided view, without events."""
+
+    kind = "story"
 
 
 class PhotoPicker(Json):
