@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from kernels import ScanSpec
 from models.initial_weights import init_weights
 from models.layers import (
-    NORM_EPS,
     EVSSBlock,
     EVSSStage,
     InvertedResidual,
     InvertedStage,
+    Norm,
     PatchConv,
     PatchMerging,
     Scan2d,
@@ -69,7 +69,7 @@ class Classifier(nn.Module):
 
     def __init__(self, dim: int, num_classes: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.norm = Norm(dim)
         self.head: nn.Module = make_head(dim, num_classes)
 
 
@@ -98,6 +98,7 @@ class EfficientVMamba(nn.Module):
         _check_options(in_chans, drop_path_rate, evss_stages, len(dims))
         del img_size  # any size runs; the name is accepted because timm's callers pass it
         spec = ScanSpec.of(scan)
+        spec.check_runnable()
         self.dims = tuple(dims)
         self.depths = tuple(depths)
         self.num_classes = num_classes
@@ -111,7 +112,7 @@ class EfficientVMamba(nn.Module):
         self.patch_embed = nn.ModuleDict(
             {
                 "0": PatchConv(3, dims[0], PATCH),
-                "2": nn.LayerNorm(dims[0], eps=NORM_EPS),
+                "2": Norm(dims[0]),
             }
         )
         n_blocks = sum(depths)
@@ -326,6 +327,7 @@ def set_scan(model: M, scan: str | ScanSpec, **params: Any) -> M:
     """Change the scheme of `model` in place, for its owner; `with_scan` leaves it untouched."""
     get_scan(model)
     spec = ScanSpec.of(scan, **params)
+    spec.check_runnable()
     for module in model.modules():
         if isinstance(module, Scan2d):
             module.spec = spec

@@ -17,8 +17,9 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules import module as all_modules
 
-from kernels import ScanSpec, scan2d
+from kernels import ScanSpec, map_ops, scan2d
 
 N_PARAMETER_SETS = 4  # the operator holds four groups of scan parameters, whatever the scan scheme
 D_STATE = 16
@@ -36,38 +37,74 @@ def to_nhwc(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).contiguous()
 
 
-class ConvNorm(nn.Sequential):
-    """Convolution, BatchNorm and what follows; in eval mode without gradients they are one.
+class Norm(nn.LayerNorm):
+    """LayerNorm over channels."""
 
-    Folding scales the convolution's weights on the fly, nothing is stored: weights may change at
-    any time and threads share nothing. It is done where the weights are smaller than the map. Hooks
-    see every step: with one on any part, nothing is folded.
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, eps=NORM_EPS)
+
+    def forward(self, x: Tensor) -> Tensor:  # [..., C]
+        if map_ops.is_usable(x, self.weight, self.bias):
+            return map_ops.layer_norm(x, self.weight, self.bias, self.eps)
+        return super().forward(x)
+
+
+class ConvNorm(nn.Sequential):
+    """Convolution (1x1 or depthwise 3x3), BatchNorm and what follows; without gradients folded.
+
+    The norm becomes a scale and a shift, computed anew in each call and not stored: weights may
+    change at any time and threads share nothing. Hooks see every step: with one on any part,
+    nothing is folded.
     """
 
     def forward(self, x: Tensor) -> Tensor:  # [B, C, H, W]
         conv, norm = self[0], self[1]
+        if self.training or torch.is_grad_enabled() or is_watched(self):
+            return super().forward(x)
         assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
-        is_smaller = x.shape[0] * x.shape[2] * x.shape[3] > conv.weight[0].numel()
-        if self.training or torch.is_grad_enabled() or not is_smaller or is_watched(self):
+        rows = x.permute(0, 2, 3, 1)
+        is_fused = map_ops.is_usable(rows, conv.weight, norm.weight)
+        # Scaling the weights is worth it where they are smaller than the map.
+        if not is_fused and rows[..., 0].numel() <= conv.weight[0].numel():
             return super().forward(x)
         assert norm.running_mean is not None and norm.running_var is not None
         scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-        shift = norm.bias - norm.running_mean * scale
+        shift = torch.addcmul(norm.bias, norm.running_mean, scale, value=-1.0)
         if conv.bias is not None:
             shift = torch.addcmul(shift, conv.bias, scale)
-        weight = conv.weight * scale.view(-1, 1, 1, 1)
-        if isinstance(conv, PointwiseConv):
-            x = pointwise(x, weight, shift)
+        rest = list(self)[2:]
+        if is_fused:
+            activation = fused_name(rest[0]) if rest else ""
+            rest = rest[1:] if activation else rest
+            if isinstance(conv, PointwiseConv):
+                rows = F.linear(rows, conv.weight.flatten(1))
+                x = to_nchw(map_ops.affine_(rows, scale, shift, activation))
+            else:
+                weight = conv.weight * scale.view(-1, 1, 1, 1)
+                x = to_nchw(map_ops.depthwise(rows, weight, shift, activation))
         else:
-            x = F.conv2d(x, weight, shift, padding=conv.padding, groups=conv.groups)
-        for index in range(2, len(self)):
-            x = self[index](x)
+            weight = conv.weight * scale.view(-1, 1, 1, 1)
+            if isinstance(conv, PointwiseConv):
+                x = pointwise(x, weight, shift)
+            else:
+                x = F.conv2d(x, weight, shift, padding=conv.padding, groups=conv.groups)
+        for module in rest:
+            x = module(x)
         return x
 
 
+def fused_name(activation: nn.Module) -> str:
+    """What `map_ops` calls an activation; "" if it is another module."""
+    if isinstance(activation, nn.GELU):
+        return "gelu" if activation.approximate == "none" else ""
+    return "relu" if isinstance(activation, nn.ReLU) else ""
+
+
 def is_watched(module: nn.Module) -> bool:
-    """Whether a hook sits on any part of `module`."""
+    """Whether a hook sits on any part of `module`, or on all modules of the process."""
     if module._forward_hooks or module._forward_pre_hooks:
+        return True
+    if all_modules._global_forward_hooks or all_modules._global_forward_pre_hooks:
         return True
     # Not `module.modules()`: that costs more than a small block's arithmetic.
     return any(child is not None and is_watched(child) for child in module._modules.values())
@@ -165,19 +202,31 @@ class ES2D(nn.Module):
         self.dt_projs_bias = nn.Parameter(torch.empty(groups, inner))
         self.A_logs = nn.Parameter(torch.empty(groups * inner, D_STATE))
         self.Ds = nn.Parameter(torch.empty(groups * inner))
-        self.out_norm = nn.LayerNorm(inner, eps=NORM_EPS)
+        self.out_norm = Norm(inner)
         self.in_proj = nn.Linear(dim, 2 * inner, bias=False)
         self.conv2d = nn.Conv2d(inner, inner, 3, padding=1, groups=inner)
         self.out_proj = nn.Linear(inner, dim, bias=False)
         self.scan = Scan2d(spec, backend)
 
     def forward(self, x: Tensor) -> Tensor:
-        # Two products instead of one split product: both halves come out contiguous, nothing is
-        # copied.
-        weight = self.in_proj.weight
-        u = F.linear(x, weight[: self.inner])
-        z = F.linear(x, weight[self.inner :])
-        u = F.silu(self.conv2d(to_nchw(u)))
+        if is_watched(self.in_proj):
+            u, z = self.in_proj(x).chunk(2, dim=-1)
+        else:
+            # Two products instead of one split product: both halves come out contiguous, nothing
+            # is copied.
+            weight = self.in_proj.weight
+            u, z = F.linear(x, weight[: self.inner]), F.linear(x, weight[self.inner :])
+        conv, norm = self.conv2d, self.out_norm
+        is_fused = (
+            isinstance(norm, Norm)
+            and map_ops.is_usable(u, conv.weight, conv.bias, norm.weight, norm.bias)
+            and not (is_watched(conv) or is_watched(norm))
+        )
+        if is_fused:
+            assert conv.bias is not None
+            u = to_nchw(map_ops.depthwise(u, conv.weight, conv.bias, "silu"))
+        else:
+            u = F.silu(conv(to_nchw(u)))
         y = self.scan(
             u,
             self.x_proj_weight,
@@ -186,8 +235,10 @@ class ES2D(nn.Module):
             self.A_logs,
             self.Ds,
         )
-        y = self.out_norm(to_nhwc(y))
-        return self.out_proj(y * F.silu(z, inplace=not z.requires_grad))
+        y = to_nhwc(y)
+        if is_fused:
+            return self.out_proj(map_ops.layer_norm(y, norm.weight, norm.bias, norm.eps, gate=z))
+        return self.out_proj(norm(y) * F.silu(z))
 
 
 class ChannelGate(nn.Module):
@@ -195,13 +246,18 @@ class ChannelGate(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.norm = Norm(dim)
         self.global_reduce = nn.Linear(dim, dim // 8)
         self.channel_select = nn.Linear(dim // 8, dim)
 
     def gate(self, v: Tensor) -> Tensor:
         """The factors `[B, 1, 1, C]` for `v` `[B, H, W, C]`."""
-        pooled = self.norm(v).mean((1, 2), keepdim=True)
+        norm = self.norm
+        is_fused = isinstance(norm, Norm) and map_ops.is_usable(v, norm.weight, norm.bias)
+        if is_fused and not is_watched(norm):
+            pooled = map_ops.normed_mean(v, norm.weight, norm.bias, norm.eps)[:, None, None]
+        else:
+            pooled = norm(v).mean((1, 2), keepdim=True)
         return torch.sigmoid(self.channel_select(F.gelu(self.global_reduce(pooled))))
 
     def forward(self, v: Tensor) -> Tensor:
@@ -225,7 +281,7 @@ class EVSSBlock(nn.Module):
         se: bool = True,
     ) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.norm = Norm(dim)
         self.op = ES2D(dim, spec, backend)
         self.conv_branch = (
             ConvNorm(
@@ -275,6 +331,8 @@ class EVSSBlock(nn.Module):
         if self.conv_branch is not None:
             paths.append(to_nhwc(self.conv_branch(to_nchw(n))))
         gates = [self.se.gate(path) for path in paths]
+        if map_ops.is_usable(x, *paths, *gates):
+            return map_ops.gated_sum(x, paths, gates)
         if self.training and self.drop_path > 0.0:
             keep = drop_path(x.new_ones(len(x), 1, 1, 1), self.drop_path, self.training)
             gates = [gate * keep for gate in gates]
@@ -330,7 +388,7 @@ class PatchMerging(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
-        self.norm = nn.LayerNorm(4 * dim, eps=NORM_EPS)
+        self.norm = Norm(4 * dim)
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[1:3]
