@@ -13,9 +13,9 @@ MEMORY_LIMIT = 8 * 2**30  # bytes of one call
 TIME_LIMIT = 60.0  # seconds of one row: warm-up and all repeats
 MIN_REPEATS = 3
 MAX_REPEATS = 200
-# A row may take this part of the time that is left, so that what follows gets some too.
+# A row may take this part of the time that is left although many rows follow.
 LARGEST_SHARE = 0.2
-EXACT_SHARE = 0.05  # the same for a float64 answer, which serves all contenders
+EXACT_SHARE = 0.05  # the same for a float64 answer
 # Rows take a fair share of what is left, times this: many later rows turn out not to run at all.
 GENEROSITY = 4.0
 EXACT = "float64 reference"
@@ -78,15 +78,24 @@ class Budget:
     def spend(self, name: str, seconds: float) -> None:
         self._spent[name] += seconds
 
-    def allows(self, name: str, seconds: float) -> bool:
-        return seconds <= LARGEST_SHARE * self.left_of(name)
+    def allows(self, name: str, seconds: float, rows_left: int) -> bool:
+        return seconds <= _share(LARGEST_SHARE, rows_left) * self.left_of(name)
+
+    def allows_exact(self, seconds: float, rows_left: int) -> bool:
+        """Whether a float64 answer is affordable; it serves all contenders of a shape."""
+        return seconds <= _share(EXACT_SHARE, rows_left) * self.left
 
     def repeats(self, name: str, one_call: float, rows_left: int, wanted: float) -> int:
         """How often a row's call is timed in about `wanted` seconds or its share; 0 is never."""
         left = self.left_of(name)
         share = min(wanted, GENEROSITY * left / max(1, rows_left), LARGEST_SHARE * left)
         repeats = int(min(MAX_REPEATS, max(MIN_REPEATS, share / max(one_call, 1e-6))))
-        return repeats if self.allows(name, repeats * one_call) else 0
+        return repeats if self.allows(name, repeats * one_call, rows_left) else 0
+
+
+def _share(least: float, rows_left: int) -> float:
+    """The part of what is left that one row may take: more where few rows follow."""
+    return min(1.0, max(least, 2.0 / max(1, rows_left)))
 
 
 def why_too_large(contender: Contender, case: Case, which: str) -> str | None:
@@ -98,11 +107,11 @@ def memory_words(n_bytes: float) -> str | None:
     return f"not run: {n_bytes / 2**30:.1f} GiB" if n_bytes > MEMORY_LIMIT else None
 
 
-def why_too_long(name: str, one_call: float, budget: Budget) -> str | None:
+def why_too_long(name: str, one_call: float, budget: Budget, rows_left: int) -> str | None:
     """Words with the computed time; None if a warm-up and the fewest repeats fit."""
     row = (1 + MIN_REPEATS) * one_call
     if row > TIME_LIMIT:
         return f"not run: about {row:.0f} s"
-    if not budget.allows(name, row):
+    if not budget.allows(name, row, rows_left):
         return f"not run: time budget, about {row:.1f} s of {budget.left_of(name):.0f} s left"
     return None

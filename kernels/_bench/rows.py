@@ -18,7 +18,6 @@ from kernels._bench.floors import floor_columns
 from kernels._bench.gate import Exact, is_right
 from kernels._bench.limits import (
     EXACT,
-    EXACT_SHARE,
     Budget,
     Rates,
     memory_words,
@@ -99,7 +98,7 @@ class Bench:
         for name in self.names:
             contender = CONTENDERS[name]
             device = contender.device(self.device)
-            status = self._why_not(case, which, contender)
+            status = self._why_not(case, which, contender, rows_left)
             error = None
             if status is None:
                 error = self._one_image_error(case, which, contender)
@@ -129,7 +128,7 @@ class Bench:
                 row["status"] = f"not run: time budget, {self.budget.left_of(name):.0f} s left"
             yield row
 
-    def _why_not(self, case: Case, which: str, contender: Contender) -> str | None:
+    def _why_not(self, case: Case, which: str, contender: Contender, rows_left: int) -> str | None:
         """Words for a row that cannot or may not run."""
         reason = self._unavailable[contender.name]
         if reason is not None:
@@ -138,19 +137,21 @@ class Bench:
         if reason is not None:
             return reason
         one_call = self._rates.seconds(contender.name, which, case)
-        reason = why_too_long(contender.name, one_call, self.budget)
+        reason = why_too_long(contender.name, one_call, self.budget, rows_left)
         if reason is not None:
             return reason
-        return self._why_no_comparison(replace(case, batch=1))
+        return self._why_no_comparison(replace(case, batch=1), rows_left)
 
-    def _why_no_comparison(self, one_image: Case) -> str | None:
+    def _why_no_comparison(self, one_image: Case, rows_left: int) -> str | None:
         if one_image in self._exact:
             return None
         if self._rates.knows(EXACT, EXACT):
             estimate = self._rates.seconds(EXACT, EXACT, one_image)
-            left = self.budget.left
-            if estimate > EXACT_SHARE * left:
-                return f"not run: time budget, float64 answer in {estimate:.0f} s of {left:.0f}"
+            if not self.budget.allows_exact(estimate, rows_left):
+                left = self.budget.left
+                return (
+                    f"not run: time budget, {estimate:.0f} of {left:.0f} s for the float64 answer"
+                )
         taken, exact = seconds_of(lambda: Exact(one_image), torch.device("cpu"))
         self._rates.add(EXACT, EXACT, one_image, taken)
         self._exact[one_image] = exact

@@ -30,7 +30,7 @@ def test_repeats_get_fewer_and_then_none() -> None:
     assert budget.repeats("slow", one_call=0.01, rows_left=10, wanted=1.0) == 20
     assert budget.repeats("slow", one_call=0.06, rows_left=10, wanted=1.0) == limits.MIN_REPEATS
     assert budget.repeats("slow", one_call=0.1, rows_left=10, wanted=1.0) == 0
-    assert why_too_long("slow", 0.1, budget) == "not run: time budget, about 0.4 s of 1 s left"
+    assert why_too_long("slow", 0.1, budget, 10) == "not run: time budget, about 0.4 s of 1 s left"
     clock.now = 200.0
     assert budget.left == 0 and budget.repeats("fast", 1e-5, 1, 1.0) == 0
 
@@ -39,13 +39,16 @@ def test_one_sharer_cannot_use_up_the_others_part() -> None:
     budget = Budget(100, ["fast", "slow"], FakeClock())
     budget.spend("slow", 49.0)
     assert budget.left_of("slow") == 1.0 and budget.left_of("fast") == 50.0
-    assert not budget.allows("slow", 1.0) and budget.allows("fast", 10.0)
+    assert not budget.allows("slow", 1.0, rows_left=10)
+    assert budget.allows("fast", 10.0, rows_left=10)
+    assert budget.allows("slow", 1.0, rows_left=2)  # nothing else will need it
+    assert budget.allows_exact(5.0, rows_left=100) and not budget.allows_exact(6.0, rows_left=100)
 
 
 def test_rows_of_more_than_a_minute_say_how_long() -> None:
     budget = Budget(1e6, ["any"], FakeClock())
-    assert why_too_long("any", 20.0, budget) == "not run: about 80 s"
-    assert why_too_long("any", 14.0, budget) is None
+    assert why_too_long("any", 20.0, budget, 10) == "not run: about 80 s"
+    assert why_too_long("any", 14.0, budget, 10) is None
 
 
 def test_sizes_are_computed_for_every_contender() -> None:
