@@ -16,8 +16,8 @@ from kernels._triton import launch, project
 from kernels._triton.orders import plan_of, rows_plan
 from kernels.scan_order import ScanOrder
 
-# Shape and dtype of what the forward pass saves for the backward pass; None: that of the tokens.
-Saved = tuple[tuple[int, ...], torch.dtype | None]
+# Shape and dtype of what the forward pass saves for the backward pass.
+Saved = tuple[tuple[int, ...], torch.dtype]
 
 
 def unavailable_reason() -> str | None:
@@ -52,8 +52,9 @@ def scan2d_forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Output `[B, T, C]` of tokens `[B, T, C]`, and what the backward pass needs if `keep`.
 
-    That is projected `[B, K, L, R+2N]` in tokens' dtype and the stored states (`saved_shapes_
-    scan2d`), else two empty tensors. Parameters as in `kernels.scan2d`, in any floating dtype.
+    That is projected `[B, K, L, R+2N]` and the stored states, both float32, see
+    `saved_shapes_scan2d`; else two empty tensors. Parameters as in `kernels.scan2d`, in
+    any floating dtype.
     """
     plan = plan_of(order, tokens.device)
     projected = project.project(tokens, x_proj, plan)
@@ -61,9 +62,7 @@ def scan2d_forward(
     y, checkpoints, _ = launch.scan_forward(inputs, keep)
     if plan.is_sum:
         y = project.merge(y, plan, tokens.dtype)
-    if not keep:
-        projected = tokens.new_empty(0, dtype=torch.float32)
-    return y, projected, checkpoints
+    return y, projected if keep else projected.new_empty(0), checkpoints
 
 
 def scan2d_backward(
@@ -114,7 +113,7 @@ def saved_shapes_scan2d(
     per_row = (batch, order.n_sequences)
     projected = (*per_row, order.length, rank + 2 * states)
     checkpoints = launch.checkpoints_shape(*per_row, order.length, channels, states)
-    return (projected, None), (checkpoints, torch.float32)
+    return (projected, torch.float32), (checkpoints, torch.float32)
 
 
 def selective_scan_forward(

@@ -101,6 +101,7 @@ def _scan_config(
         if name in signature:
             signature[name] = activation
     if rank:
+        signature["DELTA"] = "*fp32"
         absent = {"BM", "CM", "LAST", "GRAD_B", "GRAD_C"}
         signature |= {"ORDER": "*i32", "SETS": "*i32"}
     else:

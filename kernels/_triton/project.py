@@ -20,12 +20,15 @@ PARTS = 32
 
 
 def project(tokens: Tensor, weight: Tensor, plan: Plan) -> Tensor:
-    """Tokens `[B, T, C]` along the order times `weight` `[S, P, C]`: `[B, K, L, P]`."""
+    """Tokens `[B, T, C]` along the order times `weight` `[S, P, C]`: `[B, K, L, P]`, float32.
+
+    For C channels these R+2N numbers are few, and 16 bits of dt would be the largest error of all.
+    """
     from kernels._triton.projection import project_kernel
 
     batch, _, channels = tokens.shape
     width = weight.shape[1]
-    out = tokens.new_empty(batch, plan.n_sequences, plan.length, width)
+    out = tokens.new_empty(batch, plan.n_sequences, plan.length, width, dtype=torch.float32)
     programs = batch * plan.n_sequences * -(-plan.length // STEPS)
     with on_device(tokens):
         project_kernel[(programs,)](
@@ -40,7 +43,7 @@ def add_projection_gradient(
     grad_x: Tensor, grad_projected: Tensor, weight: Tensor, plan: Plan, dtype: torch.dtype
 ) -> None:
     """Add what reaches the tokens through the projection to grad_x, `[B, T, C]` or per step `[B,
-    K, L, C]`; the product is computed in `dtype`."""
+    K, L, C]`; `dtype` is that of the tokens."""
     from kernels._triton.projection import project_back_kernel
 
     batch, channels, width = grad_x.shape[0], grad_x.shape[-1], weight.shape[1]
@@ -50,7 +53,7 @@ def add_projection_gradient(
         project_back_kernel[(programs,)](
             *(grad_projected, weight, plan.order, plan.sets, grad_x),
             *_sizes(plan, channels, width),
-            **_tile(plan, width, dtype),
+            **_tile(plan, width, _gradient_dtype(dtype)),
             IS_SUM=plan.is_sum,
         )
 
@@ -69,7 +72,7 @@ def projection_weight_gradient(tokens: Tensor, grad_projected: Tensor, plan: Pla
             *(tokens, grad_projected, plan.order, out),
             *_sizes(plan, channels, width),
             *(batch, parts),
-            **_tile(plan, width, tokens.dtype),
+            **_tile(plan, width, _gradient_dtype(tokens.dtype)),
         )
     return out
 
@@ -99,13 +102,18 @@ def _sizes(plan: Plan, channels: int, width: int) -> list[int]:
 def _tile(plan: Plan, width: int, dtype: torch.dtype) -> dict[str, Any]:
     import triton.language as tl
 
-    types = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
+    rounded = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
     return {
         "WIDTH": max(NARROWEST, power_of_two(width)),
         "STEPS": STEPS,
         "CHANNELS": CHANNELS,
         "ORDER_KIND": plan.kind,
-        "ROUNDED": types[dtype],
-        "FACTOR": tl.float32 if is_interpreted() else types[dtype],
+        "ROUNDED": rounded[dtype],
+        "FACTOR": tl.float32 if is_interpreted() else rounded[dtype],
         "num_warps": 4,
     }
+
+
+def _gradient_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Gradients of (dt, B, C) leave the range of float16 long before those of tokens do."""
+    return torch.float32 if dtype == torch.float16 else dtype

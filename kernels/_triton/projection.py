@@ -2,8 +2,8 @@
 
 Tokens are read through the order, so no gathered copy of the map is ever made. Products run on
 tensor cores in 16 bits with float32 sums; float32 stays float32 ("ieee"), never TF32. Values are
-rounded to the tokens' dtype ROUNDED and multiplied as FACTOR, the same dtype on a GPU: the
-interpreter knows no products of bfloat16 and takes float32.
+rounded to ROUNDED and multiplied as FACTOR, the same dtype on a GPU: the interpreter knows no
+products of bfloat16 and takes float32.
 """
 
 from __future__ import annotations
@@ -33,7 +33,11 @@ def project_kernel(
     WIDTH: tl.constexpr, STEPS: tl.constexpr, CHANNELS: tl.constexpr, ORDER_KIND: tl.constexpr,
     ROUNDED: tl.constexpr, FACTOR: tl.constexpr,
 ):  # fmt: skip
-    """PROJECTED `[B, K, L, P]` = X `[B, T, C]` along the order times WEIGHT `[S, P, C]`."""
+    """PROJECTED `[B, K, L, P]` = X `[B, T, C]` along the order times WEIGHT `[S, P, C]`.
+
+    A weight with more bits than ROUNDED is two factors, its rounded value and what that leaves out,
+    so that dt, B and C are as exact as tokens and weights.
+    """
     n_blocks = tl.cdiv(length, STEPS)
     program = tl.program_id(0)
     row = (program // n_blocks).to(tl.int64)
@@ -50,8 +54,13 @@ def project_kernel(
             n_tokens, length, n_channels, ORDER_KIND)  # fmt: skip
         at = (set_ * width + p)[None, :] * n_channels + c[:, None]
         inside = (p < width)[None, :] & (c < n_channels)[:, None]
-        weight = tl.load(WEIGHT + at, mask=inside, other=0.0).to(ROUNDED).to(FACTOR)
-        total = tl.dot(x.to(FACTOR), weight, total, input_precision="ieee")
+        x = x.to(FACTOR)
+        weight = tl.load(WEIGHT + at, mask=inside, other=0.0)
+        rounded = weight.to(ROUNDED)
+        total = tl.dot(x, rounded.to(FACTOR), total, input_precision="ieee")
+        if WEIGHT.dtype.element_ty != ROUNDED:
+            left = (weight.to(tl.float32) - rounded.to(tl.float32)).to(ROUNDED)
+            total = tl.dot(x, left.to(FACTOR), total, input_precision="ieee")
     at = (row * length + t)[:, None] * width + p[None, :]
     inside = (t < length)[:, None] & (p < width)[None, :]
     tl.store(PROJECTED + at, total.to(PROJECTED.dtype.element_ty), mask=inside)

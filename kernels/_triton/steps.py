@@ -214,33 +214,29 @@ def steps_backward_kernel(
             part = n_parts - 1 - parts_done
             start = first + part * STEPS
             h = tl.load(starts_at + part * CHANNELS * STATES)
-            states = (h,)
-            gates = ()
+            # Values of every step of the part, in registers: tuples, as their loops are unrolled.
+            states, gates, inputs = (h,), (), ()
             for i in tl.static_range(STEPS):
                 t = start + i
                 token, is_token = token_of(t, walk, ORDER, sequence, length, ORDER_KIND)
-                u = tl.load(x_at + token * token_stride, mask=is_channel & is_token, other=0.0)
-                raw, _, b, _ = load_vectors(
+                at_token = token * token_stride
+                u = tl.load(x_at + at_token, mask=is_channel & is_token, other=0.0).to(tl.float32)
+                raw, factors, b, c = load_vectors(
                     t, DELTA, BM, CM, row, d, n, r, is_channel, is_state, weight, bias,
                     length, n_channels, rank, N_STATES, ORDER_KIND)  # fmt: skip
                 dt = softplus(raw) if SOFTPLUS else raw
                 # Past the end the state stays as it is.
                 gate = tl.where(t < length, tl.exp2(dt[:, None] * a2), 1.0)
-                h = gate * h + (dt * u.to(tl.float32))[:, None] * b[None, :]
+                h = gate * h + (dt * u)[:, None] * b[None, :]
                 states = states + (h,)
                 gates = gates + (gate,)
+                inputs = inputs + ((at_token, is_token, u, raw, dt, factors, b, c),)
             for i in tl.static_range(STEPS - 1, -1, -1):
                 t = start + i
                 is_step = t < length
-                token, is_token = token_of(t, walk, ORDER, sequence, length, ORDER_KIND)
-                at_token = token * token_stride
-                u = tl.load(x_at + at_token, mask=is_channel & is_token, other=0.0).to(tl.float32)
+                at_token, is_token, u, raw, dt, factors, b, c = inputs[i]
                 grad_y = tl.load(grad_y_at + at_token, mask=is_channel & is_token, other=0.0)
                 grad_y = grad_y.to(tl.float32)
-                raw, factors, b, c = load_vectors(
-                    t, DELTA, BM, CM, row, d, n, r, is_channel, is_state, weight, bias,
-                    length, n_channels, rank, N_STATES, ORDER_KIND)  # fmt: skip
-                dt = softplus(raw) if SOFTPLUS else raw
                 grad_h = grad_y[:, None] * c[None, :] + passed
                 through_b = tl.sum(grad_h * b[None, :], 1)
                 passed = gates[i] * grad_h

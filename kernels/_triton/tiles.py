@@ -33,7 +33,7 @@ MAX_ELEMENTS = {
 # On AMD one thread holds all steps of a tile, so that no scan crosses a wave, from up to 512
 # registers.
 MAX_ELEMENTS_HIP = {**MAX_ELEMENTS, "chunks_forward": 32}
-SHORTEST_RANK = 8
+SHORTEST_RANK = 16
 
 
 @dataclass(frozen=True)
