@@ -57,11 +57,11 @@ def compare_with_reference(model: Any, pixels: torch.Tensor, token: CancelToken)
             def compare(_: Any, inputs: Any, expected: torch.Tensor, name: str = name) -> None:
                 token.check()
                 given = model.get_submodule(name)(*inputs)
-                distances[name] = _relative(given, expected)
+                distances[name] = relative_distance(given, expected)
 
             handles.append(module.register_forward_hook(compare))
     try:
-        with torch.no_grad(), _one_thread():
+        with torch.no_grad(), one_thread():
             given, expected = model(pixels)[0], reference(pixels)[0]
     finally:
         for handle in handles:
@@ -74,7 +74,7 @@ def compare_with_reference(model: Any, pixels: torch.Tensor, token: CancelToken)
                 f"The output of {name} differs from the reference by {distance:.1e} (relative); "
                 f"at most {TOLERANCE:.0e} is rounding."
             )
-    distances["logits"] = _relative(given, expected)
+    distances["logits"] = relative_distance(given, expected)
     return Gate(
         float((given - expected).abs().max()),
         all(distance < TOLERANCE for distance in distances.values()),
@@ -83,7 +83,7 @@ def compare_with_reference(model: Any, pixels: torch.Tensor, token: CancelToken)
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """One CPU thread for the block: the reference's thousands of small steps only wait for more.
 
     Measured on two busy cores: 1.8 s of processor time instead of 29 s.
@@ -96,7 +96,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(n_threads)
 
 
-def _relative(given: torch.Tensor, expected: torch.Tensor) -> float:
+def relative_distance(given: torch.Tensor, expected: torch.Tensor) -> float:
     """L2 distance over the L2 norm of `expected`."""
     given, expected = given.double(), expected.double()
     return float((given - expected).norm() / expected.norm().clamp_min(1e-30))
