@@ -15,6 +15,8 @@ MIN_REPEATS = 3
 MAX_REPEATS = 200
 # A row may take this part of the time that is left although many rows follow.
 LARGEST_SHARE = 0.2
+# This part of everything is nobody's: float64 answers, inputs, comparisons.
+RESERVED = 0.3
 EXACT_SHARE = 0.05  # the same for a float64 answer
 # Rows take a fair share of what is left, times this: many later rows turn out not to run at all.
 GENEROSITY = 4.0
@@ -64,7 +66,7 @@ class Budget:
         self.seconds = seconds
         self._clock = clock
         self._start = clock()
-        self._part = seconds / max(1, len(sharers))
+        self._part = (1 - RESERVED) * seconds / max(1, len(sharers))
         self._spent = dict.fromkeys(sharers, 0.0)
 
     @property

@@ -37,10 +37,10 @@ def test_repeats_get_fewer_and_then_none() -> None:
 
 def test_one_sharer_cannot_use_up_the_others_part() -> None:
     budget = Budget(100, ["fast", "slow"], FakeClock())
-    budget.spend("slow", 49.0)
-    assert budget.left_of("slow") == 1.0 and budget.left_of("fast") == 50.0
+    budget.spend("slow", 34.0)  # of (100 - 30) / 2
+    assert budget.left_of("slow") == 1.0 and budget.left_of("fast") == 35.0
     assert not budget.allows("slow", 1.0, rows_left=10)
-    assert budget.allows("fast", 10.0, rows_left=10)
+    assert budget.allows("fast", 7.0, rows_left=10)
     assert budget.allows("slow", 1.0, rows_left=2)  # nothing else will need it
     assert budget.allows_exact(5.0, rows_left=100) and not budget.allows_exact(6.0, rows_left=100)
 
