@@ -272,8 +272,9 @@ window.WorkbenchParts.path = () => {
       g.lineWidth = 1.1;
       g.stroke(far);
       const isPad = Number.isNaN(px[t]);
-      const [x, y] = isPad ? this.padMark(px, py, t) : [px[t], py[t]];
-      if (Number.isNaN(x)) return; // a sequence without a token of this map
+      const place = isPad ? this.padMark(px, py, t) : [px[t], py[t]];
+      if (!place) return;
+      const [x, y] = place;
       g.beginPath();
       g.arc(x, y, isPad ? radius + 1 : radius, 0, 2 * Math.PI);
       g.setLineDash(isPad ? [2, 2] : []);
@@ -288,6 +289,7 @@ window.WorkbenchParts.path = () => {
       let s = t;
       while (s >= 0 && Number.isNaN(px[s])) s -= 1;
       if (s < 0) for (s = t; s < px.length - 1 && Number.isNaN(px[s]);) s += 1;
+      if (Number.isNaN(px[s])) return null; // a sequence without a token of this map
       const [left, right, top, bottom] = this.edges;
       const gaps = [px[s] - left, right - px[s], py[s] - top, bottom - py[s]];
       const side = gaps.indexOf(Math.min(...gaps));
