@@ -73,7 +73,7 @@ def layer_norm(
     return y
 
 
-def depthwise(x: Tensor, weight: Tensor, bias: Tensor, activation: str = "") -> Tensor:
+def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor, activation: str = "") -> Tensor:
     """3x3 depthwise convolution of `[B, H, W, C]` with zeros around the map, then the activation.
 
     weight `[C, 1, 3, 3]`, bias `[C]`; `F.conv2d(x, weight, bias, padding=1, groups=C)` on NCHW.
@@ -82,7 +82,7 @@ def depthwise(x: Tensor, weight: Tensor, bias: Tensor, activation: str = "") -> 
     y = torch.empty_like(x)
     taps = x.new_zeros(10, x.shape[3])  # the last row stays zeros
     taps[:9] = weight.view(-1, 9).t()
-    _run("depthwise", x, {"X": x, "WEIGHT": taps, "BIAS": bias, "Y": y}, activation)
+    _run("depthwise_conv", x, {"X": x, "WEIGHT": taps, "BIAS": bias, "Y": y}, activation)
     return y
 
 
@@ -151,7 +151,7 @@ def _run(
     from kernels._cpu import map_programs as col
 
     batch, height, width, channels = x.shape
-    rows = height if name == "depthwise" else height * width
+    rows = height if name == "depthwise_conv" else height * width
     per_item, per_image = _items(batch, rows)
     table = (ctypes.c_int64 * col.N_COLUMNS)()
     table[col.N_ITEMS] = n_items = batch * per_image

@@ -81,7 +81,7 @@ class ConvNorm(nn.Sequential):
                 x = to_nchw(map_ops.affine_(rows, scale, shift, activation))
             else:
                 weight = conv.weight * scale.view(-1, 1, 1, 1)
-                x = to_nchw(map_ops.depthwise(rows, weight, shift, activation))
+                x = to_nchw(map_ops.depthwise_conv(rows, weight, shift, activation))
         else:
             weight = conv.weight * scale.view(-1, 1, 1, 1)
             if isinstance(conv, PointwiseConv):
@@ -224,7 +224,7 @@ class ES2D(nn.Module):
         )
         if is_fused:
             assert conv.bias is not None
-            u = to_nchw(map_ops.depthwise(u, conv.weight, conv.bias, "silu"))
+            u = to_nchw(map_ops.depthwise_conv(u, conv.weight, conv.bias, "silu"))
         else:
             u = F.silu(conv(to_nchw(u)))
         y = self.scan(

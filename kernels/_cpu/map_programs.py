@@ -31,7 +31,7 @@ from kernels._cpu.simd import (
 (
     NEXT_ITEM,
     N_ITEMS,
-    ROWS,  # of one image: tokens, or lines of the map for `depthwise`
+    ROWS,  # of one image: tokens, or lines of the map for `depthwise_conv`
     ROWS_PER_ITEM,
     ITEMS_PER_IMAGE,
     CHANNELS,
@@ -269,7 +269,7 @@ def build_programs(version):
             _affine_rows(x, weight, bias, y, kind, channels, first, stop)
             item = _next_item(p)
 
-    def depthwise(p):
+    def depthwise_conv(p):
         version  # noqa: B018
         item = _next_item(p)
         while item < column(p, N_ITEMS):
@@ -286,5 +286,5 @@ def build_programs(version):
         "normed_mean": normed_mean,
         "gated_sum": gated_sum,
         "affine": affine,
-        "depthwise": depthwise,
+        "depthwise_conv": depthwise_conv,
     }

@@ -64,7 +64,7 @@ def test_depthwise_and_affine(x: Tensor, activation: str) -> None:
     weight, bias = torch.randn(c, 1, 3, 3), torch.randn(c)
     nchw = x.double().permute(0, 3, 1, 2)
     exact = F.conv2d(nchw, weight.double(), bias.double(), padding=1, groups=c)
-    is_close(map_ops.depthwise(x, weight, bias, activation), act(exact.permute(0, 2, 3, 1)))
+    is_close(map_ops.depthwise_conv(x, weight, bias, activation), act(exact.permute(0, 2, 3, 1)))
     scale = torch.randn(c)
     exact = act(x.double() * scale + bias)
     is_close(map_ops.affine_(x, scale, bias, activation), exact)
@@ -88,7 +88,7 @@ def test_convolution_reads_zeros_beside_infinite_pixels() -> None:
     x[0, 0, 1] = float("inf")
     weight, bias = torch.rand(16, 1, 3, 3), torch.zeros(16)
     exact = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=1, groups=16)
-    torch.testing.assert_close(map_ops.depthwise(x, weight, bias), exact.permute(0, 2, 3, 1))
+    torch.testing.assert_close(map_ops.depthwise_conv(x, weight, bias), exact.permute(0, 2, 3, 1))
 
 
 def test_extreme_numbers() -> None:
@@ -162,7 +162,7 @@ def test_the_number_of_threads_changes_nothing() -> None:
         return [
             map_ops.layer_norm(x, weight, bias, EPS),
             map_ops.normed_mean(x, weight, bias, EPS),
-            map_ops.depthwise(x, taps, bias, "gelu"),
+            map_ops.depthwise_conv(x, taps, bias, "gelu"),
             map_ops.affine_(x.clone(), weight, bias, "silu"),
             map_ops.gated_sum(x, [x], gates),
         ]

@@ -128,7 +128,7 @@ def test_a_profiler_sees_them(model: EfficientVMamba) -> None:
         model(x)
         with profile() as recorded:
             model(x)
-    names = {f"map_ops::{n}" for n in ("layer_norm", "depthwise", "affine", "normed_mean")}
+    names = {f"map_ops::{n}" for n in ("layer_norm", "depthwise_conv", "affine", "normed_mean")}
     assert names | {"map_ops::gated_sum"} <= {e.key for e in recorded.key_averages()}
 
 
