@@ -141,6 +141,32 @@ class SchemeTableResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UserProbeResult:
+    """What an operator of the user's own does with a map of tokens; Python and command line only.
+
+    The sentences of `round_trip`, `backward` and `merge_backward` start with "yes" or "no"; they
+    are "not asked" where no merge was given.
+    """
+
+    operator: str  # "package.module:Name" or the callable's name
+    merge: str  # "" where none was given
+    height: int  # tokens
+    width: int
+    index: np.ndarray  # int32 [K, L]: token that each sequence reads at each step, -1 = pad
+    n_pads: int
+    lost: tuple[int, ...]  # tokens that are never read
+    repeated: tuple[int, ...]  # tokens that are read more than once
+    scheme: str  # the known scheme that reads the same: "es2d:step=2"; "" if none does
+    round_trip: str  # is merge(gather(x)) = x, or k times x?
+    backward: str  # does the gather's backward pass agree with the gradient of what it computes?
+    merge_backward: str
+    other_map: str  # what differs on a square map, or on one that is not; "" if nothing does
+    findings: tuple[str, ...]  # whatever else a reader must know
+    versions: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ErfResult:
     """Effective receptive field: share of gradient mass per input pixel."""
 
