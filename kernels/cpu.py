@@ -80,8 +80,9 @@ def scan2d_forward(
     if keep:
         shape = launch.checkpoint_shape(batch, order.n_sequences, order.length, channels, states)
         checkpoints = x.new_empty(shape)
+    made = None
     for part, stored in _parts(plan, checkpoints, is_sliced):
-        made = launch.project(x, weight, width, part)
+        made = launch.project(x, weight, width, part, made)
         inputs = ScanInputs(part, x, A, skip, bias, projected=made, dt_weight=low)
         launch.scan_forward(inputs, y, stored if keep else None)
         if keep and not is_sliced:
@@ -111,10 +112,14 @@ def scan2d_backward(
     grad_x = plan.outputs(x)
     columns = launch.in_vectors(weight) if is_sliced else None
     of_parameters: list[list[Tensor]] = []
+    made = None if is_sliced else projected
+    room = None
     for part, stored in _parts(plan, checkpoints, is_sliced):
-        made = projected if columns is None else launch.project(x, columns, width, part)
+        if columns is not None:
+            made = launch.project(x, columns, width, part, made)
         inputs = ScanInputs(part, x, A, skip, bias, projected=made, dt_weight=low)
-        grads = launch.scan_backward(inputs, stored, grad_y, grad_x)
+        grads = launch.scan_backward(inputs, stored, grad_y, grad_x, room)
+        room = grads.room
         assert grads.projected is not None and grads.dt_weight is not None
         if x_wanted:
             launch.add_projection_gradient(inputs, weight, grads.projected, grad_x)

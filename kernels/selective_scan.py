@@ -118,7 +118,7 @@ def selective_scan(
     dtype = reference.accumulation_dtype(u, delta, A, B, C)
     name = _backend_name(backend, u.device, dtype)
     if name == "reference":
-        with torch.autocast(u.device.type, enabled=False):
+        with torch_ops.no_autocast(u.device):
             y, last_state = reference.selective_scan_reference(
                 u, delta, A, B, C, D, delta_bias, delta_softplus, z
             )
@@ -199,7 +199,7 @@ def scan2d(
     if name == "reference":
         table = torch_ops.order_of(*operands)
         check_sets(table, x_proj_weight.shape[0])
-        with torch.autocast(x.device.type, enabled=False):
+        with torch_ops.no_autocast(x.device):
             y = reference.scan2d_reference(
                 x, x_proj_weight, dt_projs_weight, dt_projs_bias, A_logs, Ds, table
             )

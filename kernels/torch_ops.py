@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
@@ -22,6 +23,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils.flop_counter import register_flop_formula
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -29,7 +31,7 @@ from kernels.checks import check_sets
 from kernels.cost import convention_flops
 from kernels.scan_order import Merge, ScanOrder, ScanSpec, scan_order
 
-_Function = TypeVar("_Function", bound=Callable[..., object])
+_Callable = TypeVar("_Callable", bound=Callable[..., object])
 
 NAMESPACE = "efficientvmamba"
 COMPILED = {"cpu": "kernels.cpu", "triton": "kernels.triton_scan"}
@@ -78,7 +80,7 @@ class TableSize(NamedTuple):
         return self.height * self.width
 
 
-def traced_once(function: _Function) -> _Function:
+def traced_once(function: _Callable) -> _Callable:
     """Make `torch.compile` run `function` while it traces and keep the result.
 
     What `torch.compiler.assume_constant_result` does; that imports the whole compiler, two seconds.
@@ -95,9 +97,12 @@ _own_orders: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 def order_text(order: str | ScanSpec | ScanOrder, **params: int) -> str:
     """The order as an operator takes it: its scheme's text, or how a user's table is merged."""
     if not isinstance(order, ScanOrder):
-        return str(ScanSpec.of(order, **params))
+        spec = ScanSpec.of(order, **params)
+        spec.check_runnable()
+        return str(spec)
     if params:
         raise TypeError(f"{', '.join(params)} given beside a finished ScanOrder.")
+    order.check_runnable()
     if _is_own(order):
         return order.merge
     return str(order.spec)
@@ -170,7 +175,7 @@ def scan2d(
 ) -> Tensor:
     """The operator on tokens `[B, T, C]`; parameters as in `kernels.scan2d`."""
     tensors = (tokens, x_proj, dt_weight, dt_bias, A_logs, Ds)
-    y: Tensor = _forward_2d(*tensors, *operands, backend, needs_gradients(*tensors))[0]
+    y: Tensor = _call(_Scan2d, *tensors, *operands, backend, needs_gradients(*tensors))[0]
     return y
 
 
@@ -187,13 +192,16 @@ def selective_scan(
 ) -> tuple[Tensor, Tensor]:
     """The operator in Mamba's layout, B and C `[B, K, N, L]`: outputs and last states."""
     tensors = (u, delta, A, B, C, D, bias)
-    y, last_state, _ = _forward_1d(*tensors, softplus, backend, needs_gradients(*tensors))
+    keep = needs_gradients(*tensors)
+    y, last_state, _ = _call(_SelectiveScan, *tensors, softplus, backend, keep)
     return y, last_state
 
 
-def _no_autocast(device: torch.device) -> torch.autocast:
+def no_autocast(device: torch.device) -> AbstractContextManager[object]:
     """The types of a scan are its own: autocast does not reach into a backend."""
-    return torch.autocast(device.type, enabled=False)
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 def _run_forward_2d(tokens, x_proj, dt_weight, dt_bias, A_logs, Ds, *settings):
@@ -201,7 +209,7 @@ def _run_forward_2d(tokens, x_proj, dt_weight, dt_bias, A_logs, Ds, *settings):
     found = order_of(order, height, width, table)
     check_sets(found, x_proj.shape[0])
     run = backend_module(backend).scan2d_forward
-    with _no_autocast(tokens.device):
+    with no_autocast(tokens.device):
         return run(tokens, x_proj, dt_weight, dt_bias, A_logs, Ds, found, keep)
 
 
@@ -209,21 +217,26 @@ def _run_backward_2d(grad_y, tokens, *rest):
     *tensors, order, height, width, table, backend, x_wanted, x_proj_wanted = rest
     run = backend_module(backend).scan2d_backward
     found = order_of(order, height, width, table)
-    with _no_autocast(tokens.device):
-        return run(grad_y, tokens, *tensors, found, x_wanted, x_proj_wanted)
+    with no_autocast(tokens.device):
+        return _contiguous(run(grad_y, tokens, *tensors, found, x_wanted, x_proj_wanted))
 
 
 def _run_forward_1d(u, *rest):
     *tensors, softplus, backend, keep = rest
-    with _no_autocast(u.device):
+    with no_autocast(u.device):
         return backend_module(backend).selective_scan_forward(u, *tensors, softplus, keep)
 
 
 def _run_backward_1d(grad_y, *rest):
     *tensors, softplus, checkpoints, backend = rest
     run = backend_module(backend).selective_scan_backward
-    with _no_autocast(grad_y.device):
-        return run(grad_y, *tensors, softplus, checkpoints)
+    with no_autocast(grad_y.device):
+        return _contiguous(run(grad_y, *tensors, softplus, checkpoints))
+
+
+def _contiguous(tensors):
+    """As the fake passes say; a backend may give slices of its padded blocks."""
+    return tuple(t.contiguous() for t in tensors)
 
 
 def _fake_forward_2d(tokens, x_proj, dt_weight, dt_bias, A_logs, Ds, *settings):
@@ -262,45 +275,110 @@ def _fake_backward_1d(grad_y, *rest):
     return tuple(t.new_empty(t.shape) for t in rest[:7])
 
 
-class _Scan2d(torch.autograd.Function):
-    @staticmethod
-    def forward(*inputs):
-        with torch._C._AutoDispatchBelowAutograd():
-            return _forward_2d(*inputs)
+class _Function(torch.autograd.Function):
+    """What autograd runs in an operator's place; `forward` is the operator below autograd."""
+
+    operator: Any
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        _save(ctx, inputs[11], (*inputs[:6], *output[1:], inputs[9]), output)
-        ctx.order, ctx.backend = inputs[6:9], inputs[10]
+        pass
+
+    @staticmethod
+    def jvp(ctx, *_):
+        raise NotImplementedError(
+            "the compiled backends of a scan have no forward-mode derivatives; use "
+            "backend='reference'."
+        )
+
+    @staticmethod
+    def vmap(info, in_dims, *_):
+        raise NotImplementedError(
+            "the compiled backends of a scan cannot be mapped by torch.vmap; put what it would map "
+            "into the batch dimension, or use backend='reference'."
+        )
+
+
+class _Scan2d(_Function):
+    @staticmethod
+    def forward(*inputs):
+        return _below_autograd(_Scan2d, inputs)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        *tensors, order, height, width, table, backend, keep = inputs
+        _save(ctx, keep, (*tensors, *output[1:], table), output)
+        ctx.order, ctx.backend = (order, height, width), backend
 
     @staticmethod
     def backward(ctx, grad_y, *_):
         if grad_y is None:
             return (None,) * 12
-        *tensors, table = _saved(ctx, "scan2d")
+        *tensors, table = _saved(ctx)
         wanted = ctx.needs_input_grad[:2]
-        grads = _backward_2d(grad_y, *tensors, *ctx.order, table, ctx.backend, *wanted)
+        grads = _call(
+            _Scan2dBackward, grad_y, *tensors, *ctx.order, table, ctx.backend, *wanted
+        )
         return *_only_wanted(ctx, grads), *(None,) * 6
 
 
-class _SelectiveScan(torch.autograd.Function):
+class _SelectiveScan(_Function):
     @staticmethod
     def forward(*inputs):
-        with torch._C._AutoDispatchBelowAutograd():
-            return _forward_1d(*inputs)
+        return _below_autograd(_SelectiveScan, inputs)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        _save(ctx, inputs[9], (*inputs[:7], output[2]), output)
-        ctx.softplus, ctx.backend = inputs[7:9]
+        *tensors, softplus, backend, keep = inputs
+        _save(ctx, keep, (*tensors, output[2]), output)
+        ctx.softplus, ctx.backend = softplus, backend
 
     @staticmethod
     def backward(ctx, grad_y, *_):
         if grad_y is None:
             return (None,) * 10
-        *tensors, checkpoints = _saved(ctx, "selective_scan")
-        grads = _backward_1d(grad_y, *tensors, ctx.softplus, checkpoints, ctx.backend)
+        *tensors, checkpoints = _saved(ctx)
+        grads = _call(
+            _SelectiveScanBackward, grad_y, *tensors, ctx.softplus, checkpoints, ctx.backend
+        )
         return *_only_wanted(ctx, grads), None, None, None
+
+
+class _Scan2dBackward(_Function):
+    @staticmethod
+    def forward(*inputs):
+        return _below_autograd(_Scan2dBackward, inputs)
+
+    @staticmethod
+    def backward(ctx, *_):
+        raise _no_second_derivative()
+
+
+class _SelectiveScanBackward(_Function):
+    @staticmethod
+    def forward(*inputs):
+        return _below_autograd(_SelectiveScanBackward, inputs)
+
+    @staticmethod
+    def backward(ctx, *_):
+        raise _no_second_derivative()
+
+
+def _below_autograd(function: type[_Function], inputs: tuple[Any, ...]) -> Any:
+    with torch._C._AutoDispatchBelowAutograd():
+        return function.operator(*inputs)
+
+
+def _call(function: type[_Function], *inputs: Any) -> Any:
+    """The operator; a transform of torch.func takes the autograd function instead, as it must."""
+    if _is_transformed():
+        return function.apply(*inputs)
+    return function.operator(*inputs)
+
+
+@traced_once
+def _is_transformed() -> bool:
+    return torch._C._are_functorch_transforms_active()
 
 
 def _save(ctx, keep, tensors, output):
@@ -310,9 +388,9 @@ def _save(ctx, keep, tensors, output):
     ctx.save_for_backward(*(tensors if keep else ()))
 
 
-def _saved(ctx, name):
+def _saved(ctx):
     if not ctx.keep:
-        raise RuntimeError(f"{NAMESPACE}::{name} ran with keep=False; gradients need keep=True.")
+        raise RuntimeError(f"an {NAMESPACE} operator ran with keep=False; gradients need True.")
     return ctx.saved_tensors
 
 
@@ -320,39 +398,9 @@ def _only_wanted(ctx, grads):
     return [g if w else None for g, w in zip(grads, ctx.needs_input_grad, strict=False)]
 
 
-class _Backward2d(torch.autograd.Function):
-    @staticmethod
-    def forward(*inputs):
-        with torch._C._AutoDispatchBelowAutograd():
-            return _backward_2d(*inputs)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        pass
-
-    @staticmethod
-    def backward(ctx, *_):
-        raise _no_second_derivative("scan2d")
-
-
-class _Backward1d(torch.autograd.Function):
-    @staticmethod
-    def forward(*inputs):
-        with torch._C._AutoDispatchBelowAutograd():
-            return _backward_1d(*inputs)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        pass
-
-    @staticmethod
-    def backward(ctx, *_):
-        raise _no_second_derivative("selective_scan")
-
-
-def _no_second_derivative(name: str) -> NotImplementedError:
+def _no_second_derivative() -> NotImplementedError:
     return NotImplementedError(
-        f"the compiled backends of {name} have no second derivatives; use backend='reference', "
+        "the compiled backends of a scan have no second derivatives; use backend='reference', "
         "which autograd differentiates any number of times."
     )
 
@@ -360,19 +408,18 @@ def _no_second_derivative(name: str) -> NotImplementedError:
 def _register(name, run, fake, function, flops):
     overload = getattr(getattr(torch.ops, NAMESPACE), name).default
 
+    function.operator = overload
+
     def autograd(*inputs):
-        if torch.is_grad_enabled() and any(
-            isinstance(t, Tensor) and t.requires_grad for t in inputs
-        ):
+        tensors = (t for t in inputs if isinstance(t, Tensor))
+        if forward_ad._current_level >= 0 or needs_gradients(*tensors):
             return function.apply(*inputs)
-        with torch._C._AutoDispatchBelowAutograd():
-            return overload(*inputs)
+        return _below_autograd(function, inputs)
 
     _library.impl(name, run, "CompositeExplicitAutograd")
     _library.impl(name, autograd, "Autograd")
     torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_library)
     register_flop_formula(overload.overloadpacket)(flops)
-    return overload
 
 
 # One multiply-accumulate counts two operations, and the recurrence as in `models.complexity`, so
@@ -400,13 +447,15 @@ def _backward_flops_1d(grad_y, *rest, **_):
     return 2 * _flops_1d(*rest)
 
 
-_forward_2d = _register("scan2d", _run_forward_2d, _fake_forward_2d, _Scan2d, _flops_2d)
-_backward_2d = _register(
-    "scan2d_backward", _run_backward_2d, _fake_backward_2d, _Backward2d, _backward_flops_2d
+_register("scan2d", _run_forward_2d, _fake_forward_2d, _Scan2d, _flops_2d)
+_register("selective_scan", _run_forward_1d, _fake_forward_1d, _SelectiveScan, _flops_1d)
+_register(
+    "scan2d_backward", _run_backward_2d, _fake_backward_2d, _Scan2dBackward, _backward_flops_2d
 )
-_forward_1d = _register(
-    "selective_scan", _run_forward_1d, _fake_forward_1d, _SelectiveScan, _flops_1d
-)
-_backward_1d = _register(
-    "selective_scan_backward", _run_backward_1d, _fake_backward_1d, _Backward1d, _backward_flops_1d
+_register(
+    "selective_scan_backward",
+    _run_backward_1d,
+    _fake_backward_1d,
+    _SelectiveScanBackward,
+    _backward_flops_1d,
 )

@@ -16,6 +16,9 @@ from kernels._cpu.run import run_program
 from kernels.scan_order import PAD, ScanOrder
 
 
+_COLUMN = {name: value for name, value in vars(col).items() if isinstance(value, int)}
+
+
 class Plan:
     """What the programs need to know of an order, in their form."""
 
@@ -30,6 +33,9 @@ class Plan:
         self.n_tokens, self.length, self.n_sequences = n_tokens, length, len(sets)
         self.sets = np.ascontiguousarray(sets, dtype=np.int32)
         self.index = index
+        self.sets_address = self.sets.ctypes.data
+        self.index_address = 0 if index is None else index.ctypes.data
+        self._is_identity = self.sets.tolist() == list(range(len(sets)))
         self.is_sum = is_sum
         self.writes_all = not is_sum
         if index is not None and not is_sum:
@@ -45,13 +51,9 @@ class Plan:
             ]
         return self._single
 
-    @property
-    def index_address(self) -> int:
-        return 0 if self.index is None else self.index.ctypes.data
-
     def sum_over_sets(self, per_sequence: Tensor, n_sets: int) -> Tensor:
         """`[K, ...]` to `[S, ...]`, added in the order of the sequences."""
-        if np.array_equal(self.sets, np.arange(n_sets)):
+        if n_sets == self.n_sequences and self._is_identity:
             return per_sequence
         total = per_sequence.new_zeros(n_sets, *per_sequence.shape[1:])
         for k, s in enumerate(self.sets.tolist()):
@@ -160,7 +162,7 @@ class ScanInputs:
             "IS_MAP": self.is_map,
             "IS_SUM": plan.is_sum,
             "INDEX": plan.index_address,
-            "SETS": plan.sets.ctypes.data,
+            "SETS": plan.sets_address,
         }
         tensors = {
             "X": self.x,
@@ -178,14 +180,14 @@ class ScanInputs:
 
 def make_table(sizes: dict[str, int], tensors: dict[str, Tensor | None]) -> np.ndarray:
     """The int64 columns of `cpu_loops` from sizes and from the tensors' addresses."""
-    table = np.zeros(col.N_COLUMNS, dtype=np.int64)
+    columns = [0] * col.N_COLUMNS
     for name, size in sizes.items():
-        table[getattr(col, name)] = size
+        columns[_COLUMN[name]] = size
     for name, tensor in tensors.items():
         if tensor is not None:
             assert tensor.is_contiguous() and tensor.dtype == torch.float32, name
-            table[getattr(col, name)] = tensor.data_ptr()
-    return table
+            columns[_COLUMN[name]] = tensor.data_ptr()
+    return np.array(columns, dtype=np.int64)
 
 
 def in_vectors(weight: Tensor) -> Tensor:
@@ -193,10 +195,13 @@ def in_vectors(weight: Tensor) -> Tensor:
     return F.pad(weight.transpose(1, 2), (0, -weight.shape[1] % col.LANES)).contiguous()
 
 
-def project(x: Tensor, weight: Tensor, width: int, plan: Plan) -> Tensor:
+def project(
+    x: Tensor, weight: Tensor, width: int, plan: Plan, out: Tensor | None = None
+) -> Tensor:
     """Tokens `[B, tokens, C]` along the order times `in_vectors(weight)`: `[B, K, L, width]`."""
     batch, _, channels = x.shape
-    out = x.new_empty(batch, plan.n_sequences, plan.length, width)
+    if out is None:
+        out = x.new_empty(batch, plan.n_sequences, plan.length, width)
     groups = -(-plan.length // (col.ROWS * col.PARTS))
     sizes = {
         "SEQUENCES": plan.n_sequences,
@@ -206,7 +211,7 @@ def project(x: Tensor, weight: Tensor, width: int, plan: Plan) -> Tensor:
         "GROUPS": groups,
         "WIDTH": width,
         "INDEX": plan.index_address,
-        "SETS": plan.sets.ctypes.data,
+        "SETS": plan.sets_address,
     }
     table = make_table(sizes, {"X": x, "X_WEIGHT": weight, "PROJECTED": out})
     run_program("project", table, batch * plan.n_sequences * groups)
@@ -251,12 +256,20 @@ class ScanGradients:
     delta: Tensor | None
     B: Tensor | None
     C: Tensor | None
+    room: Tensor | None  # memory behind `projected`
 
 
 def scan_backward(
-    inputs: ScanInputs, checkpoints: Tensor, grad_y: Tensor, grad_x: Tensor
+    inputs: ScanInputs,
+    checkpoints: Tensor,
+    grad_y: Tensor,
+    grad_x: Tensor,
+    room: Tensor | None = None,
 ) -> ScanGradients:
-    """Gradients of all inputs of the scan; that of x is written (or added) to `grad_x`."""
+    """Gradients of all inputs of the scan; that of x is written (or added) to `grad_x`.
+
+    `room` may be the gradient of another `projected`: its memory is used again.
+    """
     plan, x = inputs.plan, inputs.x
     # The blocks of a sequence share the gradients of B and C. Each group sums its own; the groups'
     # sums are added here. One group is best, unless that leaves threads without work.
@@ -267,7 +280,9 @@ def scan_backward(
     grad_bias, grad_skip = (x.new_empty(*per_block, col.LANES) for _ in range(2))
     projected = delta = B = C = None
     if inputs.projected is not None:
-        projected = x.new_empty(groups, *inputs.projected.shape)
+        projected = room
+        if room is None:
+            projected = x.new_empty(groups, *inputs.projected.shape)
     if inputs.delta is not None and inputs.B is not None:
         delta = torch.empty_like(inputs.delta)
         B, C = (x.new_empty(groups, *inputs.B.shape) for _ in range(2))
@@ -297,6 +312,7 @@ def scan_backward(
         bias=per_channel(grad_bias.unsqueeze(3))[:, :, 0],
         skip=per_channel(grad_skip.unsqueeze(3))[:, :, 0],
         projected=_sum_groups(projected),
+        room=projected,
         dt_weight=per_channel(grad_dt_weight) if inputs.is_map else None,
         delta=delta,
         B=_sum_groups(B),
