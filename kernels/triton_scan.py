@@ -30,14 +30,25 @@ def unavailable_reason() -> str | None:
 
 
 def unsuitable_reason(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why the kernel cannot take tensors of this device and type; None if it can."""
+    """Why the kernel cannot take tensors of this device and type; None if it can.
+
+    The first question about a GPU runs the kernels on it and compares them with the reference.
+    """
     if dtype == torch.float64:
         return "the Triton kernel computes in float32 and the inputs are float64"
     if device.type == "cpu" and not launch.is_interpreted():
         return "the Triton kernel takes tensors on a GPU; on the CPU only with TRITON_INTERPRET=1"
     if device.type not in ("cpu", "cuda"):
         return f"the Triton kernel takes tensors on a GPU, these are on {device}"
-    return None
+    # The interpreter is what tests use to check the kernels themselves.
+    return self_check(device) if device.type == "cuda" else None
+
+
+def self_check(device: torch.device) -> str | None:
+    """What is wrong with the kernels on `device`, found by running them once; None if nothing."""
+    from kernels._triton import selfcheck
+
+    return selfcheck.self_check(device)
 
 
 def scan2d_forward(

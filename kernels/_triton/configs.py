@@ -33,6 +33,19 @@ SHIPPED_STATES = 16
 SHIPPED_DTYPES = (torch.float32, torch.bfloat16)
 
 
+# Tile of the projection's kernels: steps or tokens x channels.
+PROJECTION_STEPS, PROJECTION_CHANNELS = 64, 32
+PROJECTION_WARPS, PROJECTION_STAGES = 8, 2
+# The smallest side of a matrix product on tensor cores.
+NARROWEST_PRODUCT = 16
+PROJECTIONS = {
+    "project": ("X", "WEIGHT", "ORDER", "SETS", "PROJECTED"),
+    "project_back": ("GRAD_PROJECTED", "WEIGHT", "ORDER", "SETS", "GRAD_X"),
+    "project_weight": ("X", "GRAD_PROJECTED", "ORDER", "GRAD_WEIGHT"),
+    "merge": ("PER_STEP", "VISITS", "OUT"),
+}
+
+
 @dataclass(frozen=True)
 class KernelConfig:
     """One compiled variant, in the words of `triton.compiler.ASTSource`."""
@@ -74,9 +87,32 @@ def constants(
     return values
 
 
+def projection_constants(
+    width: int, order: int, dtype: torch.dtype, is_interpreted: bool = False
+) -> dict[str, object]:
+    """Compile-time constants of the kernels that project `width` = R + 2N values per step."""
+    rounded = TYPES[dtype][1:]
+    return {
+        "WIDTH": max(NARROWEST_PRODUCT, power_of_two(width)),
+        "STEPS": PROJECTION_STEPS,
+        "CHANNELS": PROJECTION_CHANNELS,
+        "ORDER_KIND": order,
+        "IS_SPLIT": dtype != torch.float32,
+        "ROUNDED": rounded,
+        "FACTOR": "fp32" if is_interpreted else rounded,
+    }
+
+
+def merge_constants() -> dict[str, object]:
+    return {"TOKENS": PROJECTION_STEPS, "CHANNELS": PROJECTION_CHANNELS}
+
+
 def shipped_configs(target: str = "cuda") -> tuple[KernelConfig, ...]:
-    """Every scan kernel in float32 and bfloat16 as Tiny, Small and Base launch it on `target`
-    ("cuda" or "hip", with or without an architecture), and the same kernels in Mamba's layout."""
+    """Every kernel in float32 and bfloat16 as Tiny, Small and Base launch it on `target` ("cuda" or
+    "hip", with or without an architecture), and the scans in Mamba's layout.
+
+    The merge runs for orders like ss2d only, which these networks take by name (`scan="ss2d"`).
+    """
     found: dict[str, KernelConfig] = {}
     for regime in MODULES:
         for direction in OUTPUTS:
@@ -85,7 +121,15 @@ def shipped_configs(target: str = "cuda") -> tuple[KernelConfig, ...]:
                     kernel = f"{regime}_{direction}"
                     config = _scan_config(kernel, channels, rank, dtype, target)
                     found.setdefault(config.name, config)
-    return tuple(found.values())
+    for kernel in ("project", "project_back", "project_weight"):
+        for dtype in SHIPPED_DTYPES:
+            for _, rank in SHIPPED_SCANS:
+                config = _projection_config(kernel, rank + 2 * SHIPPED_STATES, dtype)
+                found.setdefault(config.name, config)
+    sizes = ("n_tokens", "n_steps", "n_channels", "n_visits")
+    types = ("*fp32", "*i32", "*bf16")
+    merge = _plain_config("merge", "merge-bf16", types, sizes, merge_constants())
+    return (*found.values(), merge)
 
 
 def _scan_config(
@@ -124,4 +168,43 @@ def _scan_config(
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
         divisible_by_16=(*pointers, "n_channels") if rank else pointers,
+    )
+
+
+def _projection_config(kernel: str, width: int, dtype: torch.dtype) -> KernelConfig:
+    activation = TYPES[dtype]
+    types = {
+        "project": (activation, "*fp32", "*i32", "*i32", "*fp32"),
+        "project_back": ("*fp32", "*fp32", "*i32", "*i32", activation),
+        "project_weight": (activation, "*fp32", "*i32", "*fp32"),
+    }[kernel]
+    sizes: tuple[str, ...] = ("n_tokens", "length", "n_sequences", "n_channels", "width")
+    if kernel == "project_weight":
+        sizes += ("batch_size", "n_parts")
+    fixed = projection_constants(width, STRIDES, dtype)
+    if kernel == "project_back":
+        fixed["IS_SUM"] = False
+    name = f"{kernel}-width{fixed['WIDTH']}-{activation[1:]}"
+    return _plain_config(kernel, name, types, sizes, fixed)
+
+
+def _plain_config(
+    kernel: str,
+    name: str,
+    types: tuple[str, ...],
+    sizes: tuple[str, ...],
+    fixed: dict[str, object],
+) -> KernelConfig:
+    pointers = PROJECTIONS[kernel]
+    return KernelConfig(
+        name=name,
+        module="kernels._triton.projection",
+        function=f"{kernel}_kernel",
+        signature=dict(zip(pointers, types, strict=True))
+        | dict.fromkeys(sizes, "i32")
+        | dict.fromkeys(fixed, "constexpr"),
+        constexprs=fixed,
+        num_warps=PROJECTION_WARPS,
+        num_stages=PROJECTION_STAGES,
+        divisible_by_16=(*pointers, "n_channels"),
     )

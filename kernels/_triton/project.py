@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from kernels._triton.configs import (
+    PROJECTION_CHANNELS,
+    PROJECTION_STAGES,
+    PROJECTION_STEPS,
+    PROJECTION_WARPS,
+    merge_constants,
+    projection_constants,
+)
 from kernels._triton.launch import is_interpreted, on_device
 from kernels._triton.orders import Plan
-from kernels._triton.tiles import power_of_two
 
-STEPS, CHANNELS = 64, 32
-# The smallest side of a matrix product on tensor cores.
-NARROWEST = 16
 # Into how many parts the sum over a batch is cut for the gradient of the weights: a fixed number,
 # so that the result does not depend on the device.
 PARTS = 32
+
+COMPILED = {"num_warps": PROJECTION_WARPS, "num_stages": PROJECTION_STAGES}
 
 
 def project(tokens: Tensor, weight: Tensor, plan: Plan) -> Tensor:
@@ -29,12 +33,13 @@ def project(tokens: Tensor, weight: Tensor, plan: Plan) -> Tensor:
     batch, _, channels = tokens.shape
     width = weight.shape[1]
     out = tokens.new_empty(batch, plan.n_sequences, plan.length, width, dtype=torch.float32)
-    programs = batch * plan.n_sequences * -(-plan.length // STEPS)
+    programs = batch * plan.n_sequences * -(-plan.length // PROJECTION_STEPS)
     with on_device(tokens):
         project_kernel[(programs,)](
             *(tokens, weight, plan.order, plan.sets, out),
             *_sizes(plan, channels, width),
-            **_tile(plan, width, tokens.dtype),
+            **projection_constants(width, plan.kind, tokens.dtype, is_interpreted()),
+            **COMPILED,
         )
     return out
 
@@ -47,13 +52,14 @@ def add_projection_gradient(
     from kernels._triton.projection import project_back_kernel
 
     batch, channels, width = grad_x.shape[0], grad_x.shape[-1], weight.shape[1]
-    slabs = -(-channels // CHANNELS)
-    programs = batch * plan.n_sequences * -(-plan.length // STEPS) * slabs
+    slabs = -(-channels // PROJECTION_CHANNELS)
+    programs = batch * plan.n_sequences * -(-plan.length // PROJECTION_STEPS) * slabs
     with on_device(grad_x):
         project_back_kernel[(programs,)](
             *(grad_projected, weight, plan.order, plan.sets, grad_x),
             *_sizes(plan, channels, width),
-            **_tile(plan, width, _gradient_dtype(dtype)),
+            **projection_constants(width, plan.kind, _gradient_dtype(dtype), is_interpreted()),
+            **COMPILED,
             IS_SUM=plan.is_sum,
         )
 
@@ -64,15 +70,18 @@ def projection_weight_gradient(tokens: Tensor, grad_projected: Tensor, plan: Pla
 
     batch, _, channels = tokens.shape
     width = grad_projected.shape[3]
-    parts = max(1, min(PARTS, batch * -(-plan.length // STEPS)))
+    parts = max(1, min(PARTS, batch * -(-plan.length // PROJECTION_STEPS)))
     out = tokens.new_empty(parts, plan.n_sequences, width, channels, dtype=torch.float32)
-    programs = parts * plan.n_sequences * -(-channels // CHANNELS)
+    programs = parts * plan.n_sequences * -(-channels // PROJECTION_CHANNELS)
     with on_device(tokens):
         project_weight_kernel[(programs,)](
             *(tokens, grad_projected, plan.order, out),
             *_sizes(plan, channels, width),
             *(batch, parts),
-            **_tile(plan, width, _gradient_dtype(tokens.dtype)),
+            **projection_constants(
+                width, plan.kind, _gradient_dtype(tokens.dtype), is_interpreted()
+            ),
+            **COMPILED,
         )
     return out
 
@@ -84,34 +93,19 @@ def merge(per_step: Tensor, plan: Plan, dtype: torch.dtype) -> Tensor:
     batch, n_sequences, length, channels = per_step.shape
     assert plan.visits is not None
     out = per_step.new_empty(batch, plan.n_tokens, channels, dtype=dtype)
-    blocks = -(-plan.n_tokens // STEPS) * -(-channels // CHANNELS)
+    blocks = -(-plan.n_tokens // PROJECTION_STEPS) * -(-channels // PROJECTION_CHANNELS)
     with on_device(per_step):
         merge_kernel[(batch * blocks,)](
             *(per_step, plan.visits, out, plan.n_tokens, n_sequences * length, channels),
             plan.visits.shape[0],
-            TOKENS=STEPS,
-            CHANNELS=CHANNELS,
+            **merge_constants(),
+            **COMPILED,
         )
     return out
 
 
 def _sizes(plan: Plan, channels: int, width: int) -> list[int]:
     return [plan.n_tokens, plan.length, plan.n_sequences, channels, width]
-
-
-def _tile(plan: Plan, width: int, dtype: torch.dtype) -> dict[str, Any]:
-    import triton.language as tl
-
-    rounded = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
-    return {
-        "WIDTH": max(NARROWEST, power_of_two(width)),
-        "STEPS": STEPS,
-        "CHANNELS": CHANNELS,
-        "ORDER_KIND": plan.kind,
-        "ROUNDED": rounded[dtype],
-        "FACTOR": tl.float32 if is_interpreted() else rounded[dtype],
-        "num_warps": 4,
-    }
 
 
 def _gradient_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -26,18 +26,35 @@ def load_tokens(X, row_batch, t, c, walk, ORDER, sequence, n_tokens, length, n_c
     return tl.load(X + at, mask=inside, other=0.0), at, inside
 
 
+@triton.jit
+def as_type(value, TYPE: tl.constexpr):
+    """`value` in the type that is named as in `KernelConfig`."""
+    if TYPE == "bf16":
+        result = value.to(tl.bfloat16)
+    elif TYPE == "fp16":
+        result = value.to(tl.float16)
+    else:
+        result = value.to(tl.float32)
+    return result
+
+
+@triton.jit
+def two_factors(value, ROUNDED: tl.constexpr, FACTOR: tl.constexpr):
+    """A float32 value as two of ROUNDED, the second what the first leaves out: 16 bits of a product
+    would be the largest error of all, and tensor cores have time to spare."""
+    rounded = as_type(value, ROUNDED)
+    left = as_type(value.to(tl.float32) - rounded.to(tl.float32), ROUNDED)
+    return as_type(rounded, FACTOR), as_type(left, FACTOR)
+
+
 @triton.jit(do_not_specialize=NOT_SPECIALIZED)
 def project_kernel(
     X, WEIGHT, ORDER, SETS, PROJECTED,
     n_tokens, length, n_sequences, n_channels, width,
     WIDTH: tl.constexpr, STEPS: tl.constexpr, CHANNELS: tl.constexpr, ORDER_KIND: tl.constexpr,
-    ROUNDED: tl.constexpr, FACTOR: tl.constexpr,
+    IS_SPLIT: tl.constexpr, ROUNDED: tl.constexpr, FACTOR: tl.constexpr,
 ):  # fmt: skip
-    """PROJECTED `[B, K, L, P]` = X `[B, T, C]` along the order times WEIGHT `[S, P, C]`.
-
-    A weight with more bits than ROUNDED is two factors, its rounded value and what that leaves out,
-    so that dt, B and C are as exact as tokens and weights.
-    """
+    """PROJECTED `[B, K, L, P]` = X `[B, T, C]` along the order times WEIGHT `[S, P, C]`."""
     n_blocks = tl.cdiv(length, STEPS)
     program = tl.program_id(0)
     row = (program // n_blocks).to(tl.int64)
@@ -54,13 +71,12 @@ def project_kernel(
             n_tokens, length, n_channels, ORDER_KIND)  # fmt: skip
         at = (set_ * width + p)[None, :] * n_channels + c[:, None]
         inside = (p < width)[None, :] & (c < n_channels)[:, None]
-        x = x.to(FACTOR)
+        x = as_type(x, FACTOR)
         weight = tl.load(WEIGHT + at, mask=inside, other=0.0)
-        rounded = weight.to(ROUNDED)
-        total = tl.dot(x, rounded.to(FACTOR), total, input_precision="ieee")
-        if WEIGHT.dtype.element_ty != ROUNDED:
-            left = (weight.to(tl.float32) - rounded.to(tl.float32)).to(ROUNDED)
-            total = tl.dot(x, left.to(FACTOR), total, input_precision="ieee")
+        weight, left = two_factors(weight, ROUNDED, FACTOR)
+        total = tl.dot(x, weight, total, input_precision="ieee")
+        if IS_SPLIT:
+            total = tl.dot(x, left, total, input_precision="ieee")
     at = (row * length + t)[:, None] * width + p[None, :]
     inside = (t < length)[:, None] & (p < width)[None, :]
     tl.store(PROJECTED + at, total.to(PROJECTED.dtype.element_ty), mask=inside)
@@ -71,7 +87,7 @@ def project_back_kernel(
     GRAD_PROJECTED, WEIGHT, ORDER, SETS, GRAD_X,
     n_tokens, length, n_sequences, n_channels, width,
     WIDTH: tl.constexpr, STEPS: tl.constexpr, CHANNELS: tl.constexpr, ORDER_KIND: tl.constexpr,
-    IS_SUM: tl.constexpr, ROUNDED: tl.constexpr, FACTOR: tl.constexpr,
+    IS_SPLIT: tl.constexpr, ROUNDED: tl.constexpr, FACTOR: tl.constexpr, IS_SUM: tl.constexpr,
 ):  # fmt: skip
     """Add GRAD_PROJECTED `[B, K, L, P]` times WEIGHT to GRAD_X, `[B, T, C]` or (IS_SUM) `[B, K,
     L, C]`; a token is read at most once in the first case, so no two programs meet."""
@@ -86,11 +102,16 @@ def project_back_kernel(
     set_ = tl.load(SETS + sequence).to(tl.int64)
     at = (row * length + t)[:, None] * width + p[None, :]
     inside = (t < length)[:, None] & (p < width)[None, :]
-    grad = tl.load(GRAD_PROJECTED + at, mask=inside, other=0.0).to(ROUNDED).to(FACTOR)
+    grad = tl.load(GRAD_PROJECTED + at, mask=inside, other=0.0)
     at = (set_ * width + p)[:, None] * n_channels + c[None, :]
     inside = (p < width)[:, None] & (c < n_channels)[None, :]
-    weight = tl.load(WEIGHT + at, mask=inside, other=0.0).to(ROUNDED).to(FACTOR)
+    weight = tl.load(WEIGHT + at, mask=inside, other=0.0)
+    grad, grad_left = two_factors(grad, ROUNDED, FACTOR)
+    weight, weight_left = two_factors(weight, ROUNDED, FACTOR)
     through = tl.dot(grad, weight, input_precision="ieee")
+    if IS_SPLIT:
+        through = tl.dot(grad_left, weight, through, input_precision="ieee")
+        through = tl.dot(grad, weight_left, through, input_precision="ieee")
     if IS_SUM:
         at = (row * length + t)[:, None] * n_channels + c[None, :]
         inside = (t < length)[:, None] & (c < n_channels)[None, :]
@@ -107,7 +128,7 @@ def project_weight_kernel(
     X, GRAD_PROJECTED, ORDER, GRAD_WEIGHT,
     n_tokens, length, n_sequences, n_channels, width, batch_size, n_parts,
     WIDTH: tl.constexpr, STEPS: tl.constexpr, CHANNELS: tl.constexpr, ORDER_KIND: tl.constexpr,
-    ROUNDED: tl.constexpr, FACTOR: tl.constexpr,
+    IS_SPLIT: tl.constexpr, ROUNDED: tl.constexpr, FACTOR: tl.constexpr,
 ):  # fmt: skip
     """GRAD_WEIGHT `[parts, K, P, C]`: every part sums its share of the (batch, steps) blocks."""
     n_slabs = tl.cdiv(n_channels, CHANNELS)
@@ -128,8 +149,12 @@ def project_weight_kernel(
         row = batch * n_sequences + sequence
         at = (row * length + t)[None, :] * width + p[:, None]
         inside = (t < length)[None, :] & (p < width)[:, None]
-        grad = tl.load(GRAD_PROJECTED + at, mask=inside, other=0.0).to(ROUNDED).to(FACTOR)
-        total = tl.dot(grad, x.to(FACTOR), total, input_precision="ieee")
+        grad = tl.load(GRAD_PROJECTED + at, mask=inside, other=0.0)
+        grad, left = two_factors(grad, ROUNDED, FACTOR)
+        x = as_type(x, FACTOR)
+        total = tl.dot(grad, x, total, input_precision="ieee")
+        if IS_SPLIT:
+            total = tl.dot(left, x, total, input_precision="ieee")
     at = ((part * n_sequences + sequence) * width + p)[:, None] * n_channels + c[None, :]
     tl.store(GRAD_WEIGHT + at, total, mask=(p < width)[:, None] & (c < n_channels)[None, :])
 

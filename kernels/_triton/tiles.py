@@ -23,16 +23,20 @@ KERNELS = ("steps_forward", "steps_backward", "chunks_forward", "chunks_backward
 CHECKPOINT = 64
 # The rows of the table are for this many states.
 TABLE_STATES = 16
-# State elements that one thread holds; above this registers spill (reference table, 1.4).
+# State elements that one thread may hold. Compiled ahead of time for sm_80, sm_90 and gfx942, twice
+# as many spill or use 255 registers; going back step by step keeps four steps of everything.
 MAX_ELEMENTS = {
     "steps_forward": 16,
-    "steps_backward": 8,
+    "steps_backward": 4,
     "chunks_forward": 16,
     "chunks_backward": 16,
 }
 # On AMD one thread holds all steps of a tile, so that no scan crosses a wave, from up to 512
 # registers.
 MAX_ELEMENTS_HIP = {**MAX_ELEMENTS, "chunks_forward": 32}
+MAX_WARPS = 8
+# Ranks up to this share a variant. Not fewer lanes: with as many as states the tiles of dt's weights
+# and of the state have one layout, which saves registers.
 SHORTEST_RANK = 16
 
 
@@ -98,21 +102,24 @@ def fit(tile: Tile, kernel: str, channels: int, states: int, kind: str) -> Tile:
     width = min(width, power_of_two(channels))
     if kind == "interpreter":
         return replace(tile, channels=min(tile.channels, power_of_two(channels)))
-    warps = tile.num_warps
+    fitted = replace(tile, channels=width)
     while (
-        elements_per_thread(replace(tile, channels=width, num_warps=warps), padded, kind)
-        > (MAX_ELEMENTS_HIP if kind == "hip" else MAX_ELEMENTS)[kernel]
-        and warps < 8
+        elements_per_thread(fitted, kernel, padded, kind) > _most_elements(kernel, kind)
+        and fitted.num_warps < MAX_WARPS
     ):
-        warps *= 2
-    return replace(tile, channels=width, num_warps=warps)
+        fitted = replace(fitted, num_warps=2 * fitted.num_warps)
+    return fitted
 
 
-def elements_per_thread(tile: Tile, padded_states: int, kind: str) -> int:
+def elements_per_thread(tile: Tile, kernel: str, padded_states: int, kind: str) -> int:
     """State elements of a tile per thread; kernels that go step by step hold one step at a time."""
     lanes = tile.num_warps * (64 if kind == "hip" else 32)
-    steps = 1 if tile.steps <= 8 else tile.steps
+    steps = 1 if kernel.startswith("steps") else tile.steps
     return -(-tile.channels * steps * padded_states // lanes)
+
+
+def _most_elements(kernel: str, kind: str) -> int:
+    return (MAX_ELEMENTS_HIP if kind == "hip" else MAX_ELEMENTS)[kernel]
 
 
 def candidates(
@@ -123,10 +130,10 @@ def candidates(
     kind = target.partition(":")[0]
     first = tile_for(kernel, channels, states, dtype, target)
     padded = power_of_two(states)
-    limit = (MAX_ELEMENTS_HIP if kind == "hip" else MAX_ELEMENTS)[kernel]
+    limit = _most_elements(kernel, kind)
     steps = {
         "steps_forward": (1,),
-        "steps_backward": (4, 8),
+        "steps_backward": (2, 4),
         "chunks_forward": (16, 32, 64),
         "chunks_backward": (8, 16, 32),
     }[kernel]
@@ -135,7 +142,7 @@ def candidates(
         for n_steps in steps:
             for warps in (1, 2, 4, 8):
                 tile = Tile(width, n_steps, warps, first.num_stages)
-                held = elements_per_thread(tile, padded, kind)
+                held = elements_per_thread(tile, kernel, padded, kind)
                 is_narrow = width <= power_of_two(channels)
                 if is_narrow and limit // 4 <= held <= limit and tile not in found:
                     found.append(tile)
