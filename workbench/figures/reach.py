@@ -17,10 +17,9 @@ from workbench.figures.theme import (
     map_layout,
     percent,
     photo_data_uri,
-    scan_in_text,
-    scan_short,
     significant,
 )
+from workbench.labels import scan_in_text, scan_short
 from workbench.results import ReachResult
 
 MAX_CELLS = 96  # cells a side sent to the browser; a larger map is binned, which the panel says
@@ -166,7 +165,7 @@ def _decay(results: list[ReachResult], cell: int) -> Json:
         "text": "influence left",
         "tip": "Share of a token's state that is left at this one, mean over channels, log scale",
         "maps": [
-            _map(f"reach-{tone}", r, m, cell, 0.0, low, read)
+            _map(f"reach-{tone}", r, m, cell, 0.0, low, read | _not_known(r))
             for tone, r, m in zip("ab", results, maps, strict=False)
         ],
         "scale": {
@@ -176,6 +175,11 @@ def _decay(results: list[ReachResult], cell: int) -> Json:
             "label": "log · bare photo: none",
         },
     }
+
+
+def _not_known(result: ReachResult) -> Json:
+    """The path of another network has no dt and A, so nothing says how much is left."""
+    return {} if len(result.curve_steps) else {"none": "not known: path only"}
 
 
 def _thinned(n: int) -> np.ndarray:
@@ -235,6 +239,8 @@ def _curves(results: list[ReachResult], tones: list[str]) -> Json:
 
 
 def _half(result: ReachResult) -> str:
+    if not len(result.curve_steps):
+        return "n/a"
     if not math.isfinite(result.half_steps):
         return "never"
     return f"{significant(result.half_steps, 2)} steps"

@@ -8,16 +8,8 @@ import zlib
 
 import numpy as np
 
-from workbench.figures.theme import (
-    Json,
-    map_layout,
-    ordinal,
-    percent,
-    photo_data_uri,
-    scan_in_text,
-    scan_label,
-    scan_short,
-)
+from workbench.figures.theme import Json, map_layout, ordinal, percent, photo_data_uri
+from workbench.labels import scan_in_text, scan_label, scan_short
 from workbench.results import ScanResult
 
 MAX_PALETTE = 256  # different differences; beyond that plain ids are shorter
@@ -167,6 +159,18 @@ def _sentence(a: ScanResult, b: ScanResult, y: int, x: int) -> str:
     return text[0].upper() + text[1:]
 
 
+def _badge(a: ScanResult, b: ScanResult) -> Json:
+    trouble = a.disagreement or b.disagreement
+    if trouble:
+        return {"text": f"✗ not verified: {trouble}", "tone": "bad"}
+    others = [scan_short(r.provenance.scan) for r in (a, b) if not r.is_runnable]
+    if others:
+        return {"text": f"path only: {', '.join(others)}", "tone": "warn"}
+    if a.is_verified and b.is_verified:
+        return {"text": "✓ verified on the running operator", "tone": "ok"}
+    return {"text": "✗ not verified", "tone": "bad"}
+
+
 def scan_panel(a: ScanResult, b: ScanResult, rgb: np.ndarray, y: int, x: int) -> Json:
     """The panel for schemes A and B.
 
@@ -188,13 +192,9 @@ def scan_panel(a: ScanResult, b: ScanResult, rgb: np.ndarray, y: int, x: int) ->
         }
         panel["sentence"] = f"{a.note} The paper scans early, where maps are large."
         return panel
-    verified = a.is_verified and b.is_verified
-    trouble = a.disagreement or b.disagreement
     panel["badges"] = [
         {"text": f"stage {a.stage}, {a.height} × {a.width} tokens", "tone": "muted"},
-        {"text": "✓ verified on the running operator", "tone": "ok"}
-        if verified
-        else {"text": f"✗ not verified: {trouble}", "tone": "bad"},
+        _badge(a, b),
     ]
     panel["maps"] = [
         {

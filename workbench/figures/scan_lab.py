@@ -11,17 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from workbench.figures.scan import json_bytes, locate, reading, scheme_json
-from workbench.figures.theme import (
-    Json,
-    map_layout,
-    ordinal,
-    percent,
-    photo_data_uri,
-    scan_in_text,
-    scan_label,
-    scan_short,
-    significant,
-)
+from workbench.figures.theme import Json, map_layout, ordinal, percent, photo_data_uri, significant
+from workbench.labels import scan_in_text, scan_label, scan_short
 from workbench.results import ScanResult
 
 TONES = ("a", "b", "c")
@@ -133,7 +124,8 @@ def _numbers(result: ScanResult) -> list[list[str]]:
 
 def _sentence(results: Sequence[ScanResult], y: int, x: int) -> str:
     """How much each reads, and when the focus comes: one line for three schemes."""
-    reads, places = [], []
+    reads: list[str] = []
+    places: list[str] = []
     for result in results:
         name = scan_in_text(result.provenance.scan)
         count = f"{result.metrics['tokens_scanned']:,}"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from workbench.figures.theme import Json, scan_in_text, significant
+from workbench.figures.theme import Json, significant
+from workbench.labels import scan_in_text
 from workbench.results import SchemeRow, SchemeTableResult
 
 TONES = ("a", "b", "c")
@@ -41,6 +42,21 @@ COST_COLUMNS = (
 
 def scheme_table_panel(result: SchemeTableResult, current: tuple[str, ...]) -> Json:
     """The table; `current` are the `ScanSpec` texts of schemes A, B and, if there is one, C."""
+    panel: Json = {
+        "id": "lab_schemes",
+        "title": "All schemes",
+        "stage": result.stage,
+        "input": list(result.provenance.input_size),
+    }
+    if not result.rows:
+        return panel | {
+            "badges": [{"text": f"stage {result.stage}", "tone": "muted"}],
+            "empty": {
+                "title": f"Stage {result.stage} has no scan",
+                "text": "Pick a stage whose blocks scan to compare the schemes on its map.",
+            },
+            "sentence": result.note,
+        }
     columns: list[Json] = [
         {"key": "label", "text": "scheme", "unit": "", "kind": "text", "tip": "Name of the scheme"}
     ]
@@ -51,19 +67,15 @@ def scheme_table_panel(result: SchemeTableResult, current: tuple[str, ...]) -> J
     )
     where = f"stage {result.stage}, {result.height} × {result.width} tokens"
     size = f"{result.channels} channels, {result.states} states"
-    return {
-        "id": "lab_schemes",
-        "title": "All schemes",
-        "badges": [{"text": f"{where} · {size} · {result.clock}".rstrip(" ·"), "tone": "muted"}],
-        "stage": result.stage,
-        "input": list(result.provenance.input_size),
+    clock = result.clock if result.is_final else "times follow"
+    return panel | {
+        "badges": [{"text": f"{where} · {size} · {clock}".rstrip(" ·"), "tone": "muted"}],
         "columns": columns,
         "rows": [_row(row, current) for row in result.rows],
         "sort": None,
         "choose": {"id": "scheme", "key": "scan", "slots": list(TONES)},
         "csv_name": f"schemes-stage{result.stage}-{result.height}x{result.width}.csv",
-        "sentence": _sentence(result),
-        "notes": [result.note] if result.note else [],
+        "sentence": _sentence(result, current),
     }
 
 
@@ -104,16 +116,19 @@ def _latency(row: SchemeRow) -> Json | float:
     return {"value": row.p50_ms, "text": text, "tip": tip}
 
 
-def _sentence(result: SchemeTableResult) -> str:
+def _sentence(result: SchemeTableResult, current: tuple[str, ...]) -> str:
     runnable = [row for row in result.rows if row.is_runnable]
-    timed = [row for row in runnable if math.isfinite(row.p50_ms)]
     text = f"{len(result.rows)} schemes, {len(runnable)} of them run in these models"
-    if len(timed) > 1:
-        fast, slow = min(timed, key=lambda r: r.p50_ms), max(timed, key=lambda r: r.p50_ms)
+    timed = {row.scan: row for row in runnable if math.isfinite(row.p50_ms)}
+    if len(current) > 1 and current[0] in timed and current[1] in timed:
+        a, b = timed[current[0]], timed[current[1]]
         text += (
-            f"; {scan_in_text(slow.scan)} takes {significant(slow.p50_ms / fast.p50_ms, 2)} times "
-            f"as long as {scan_in_text(fast.scan)}"
+            f"; one scan of {scan_in_text(b.scan)} takes {significant(b.p50_ms / a.p50_ms, 2)} "
+            f"times as long as one of {scan_in_text(a.scan)}"
         )
+        if max(a.p20_ms, b.p20_ms) <= min(a.p80_ms, b.p80_ms):
+            text += ", within the spread"
     elif not timed:
-        text += "; none was measured yet"
-    return text + ". A, B and C put a row into the comparison above."
+        text += "; none is measured yet"
+    text += ". A, B and C put a row into the comparison above."
+    return f"{text} {result.note}".strip()
