@@ -24,7 +24,7 @@ from kernels._bench.limits import (
     why_too_large,
     why_too_long,
 )
-from kernels._bench.timing import GpuClock, Run, Timing, interleaved, seconds_of
+from kernels._bench.timing import CPU_CLOCKS, GpuClock, Run, Timing, interleaved, seconds_of
 from kernels.cost import ScanCost, backward_cost, convention_flops, forward_cost
 
 YARDSTICK = "torch.exp"
@@ -45,8 +45,11 @@ class Bench:
         budget: float,
         seconds: float,
         clock: Callable[[], float] = time.monotonic,
+        cpu_clock: str = "wall",
     ) -> None:
-        """`budget`: seconds for everything; `seconds`: wanted for each row."""
+        """`budget`: seconds for everything; `seconds`: wanted for each row; `cpu_clock`: one of
+        `CPU_CLOCKS`."""
+        self._cpu_clock = CPU_CLOCKS[cpu_clock]
         self.names = names
         self.device = device
         self.seconds = seconds
@@ -206,7 +209,7 @@ class Bench:
             exp = yardstick(case.n_states)
             if is_affordable(YARDSTICK, seconds_of(exp, torch.device("cpu"))[0]):
                 host = {YARDSTICK: exp} | host
-        timings |= interleaved(host, {name: repeats[name] for name in host})
+        timings |= interleaved(host, {name: repeats[name] for name in host}, *self._cpu_clock)
         for name, timing in timings.items():
             self.budget.spend(name, sum(timing.seconds))
             self._rates.add(name, which, case, float(np.median(timing.seconds)))

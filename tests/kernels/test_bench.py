@@ -84,7 +84,7 @@ def test_a_wrong_kernel_is_never_timed(wrong: str, monkeypatch, tmp_path, capsys
 
     timed: set[str] = set()
 
-    def interleaved(runs, repeats):
+    def interleaved(runs, repeats, clock, words):
         timed.update(runs)
         return {name: Timing((1.0,), "fake") for name in runs}
 
@@ -134,7 +134,7 @@ def test_scaling_writes_the_fitted_exponent(monkeypatch, tmp_path) -> None:
         bench, "scaling_cases", lambda: [Case("tiny", 1, 1, size=4 * s) for s in sides]
     )
 
-    def interleaved(runs, repeats):
+    def interleaved(runs, repeats, clock, words):
         first = next(iter(runs.values()))
         first()
         name = f"{len(seen)}"

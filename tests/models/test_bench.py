@@ -35,7 +35,7 @@ def test_the_command_writes_forward_and_training_rows(tmp_path, capsys) -> None:
     for row in (forward, step):
         assert row["p20_ms"] <= row["p50_ms"] <= row["p80_ms"]
         assert row["ratio"] == pytest.approx(row["p50_ms"] / row["other_p50_ms"])
-        assert row["of_matmul"] == pytest.approx(row["gflops"] / report["gflops_matmul"])
+        assert row["of_matmul"] == pytest.approx(row["gflops"] / row["gflops_matmul"])
         assert 0 < row["scan_share"] < 1
     # One definition of multiply-accumulates; a step has a forward and a twice as large backward.
     macs = complexity(create_model("efficientvmamba_test"), 64).macs
