@@ -25,6 +25,7 @@ DATA = (
     "workbench.errors",
     "workbench.view",
     "workbench.training_log",
+    "workbench.labels",
 )
 
 # Layer (module prefix, longest match wins) -> which of our modules it may import.
@@ -36,6 +37,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "workbench.errors": (),
     "workbench.view": (),
     "workbench.training_log": ("workbench.errors",),
+    "workbench.labels": (),
     "workbench.cache": (),
     "workbench.progress": DATA,
     "workbench.settings": DATA,

@@ -6,12 +6,20 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import models
-from kernels import ScanSpec, scan_orders
+from kernels import SCHEMES, ScanSpec
 from models import WeightsInfo
 from workbench.analyses.maps import cost_of
-from workbench.errors import BadInputError
+from workbench.errors import BadInputError, NotAvailableError
+from workbench.labels import scan_label
 
-ES2D_STEPS = (1, 2, 3, 4)
+# Variants of schemes that the page lists besides each scheme with its default parameters; any
+# other whole-number parameter comes through the API, the link and the command line.
+VARIANTS: dict[str, tuple[dict[str, int], ...]] = {
+    "es2d": tuple({"step": step} for step in range(1, 9)),
+    "windows": ({"size": 2}, {"size": 7}),
+    "raster": ({}, {"reverse": 1}),
+    "diagonal": ({}, {"alternate": 1}),
+}
 NUMBER_WORDS = (
     *("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
     *("eleven", "twelve"),
@@ -37,6 +45,7 @@ class ScanChoice:
     name: str  # `ScanSpec` text: "es2d:step=2"
     label: str  # "ES2D, step 2"
     definition: str
+    why_not: str = ""  # why it can be drawn only; "" where every model can run it
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +75,25 @@ def model_choices() -> tuple[ModelChoice, ...]:
 
 
 def scan_choices() -> tuple[ScanChoice, ...]:
-    definitions = scan_orders()
-    es2d = [ScanSpec("es2d", {"step": step}) for step in ES2D_STEPS]
     return tuple(
-        ScanChoice(str(spec), scan_label(spec), definitions[spec.name])
-        for spec in (*es2d, ScanSpec("ss2d"))
+        scan_choice(ScanSpec(name, params))
+        for name in SCHEMES
+        for params in VARIANTS.get(name, ({},))
     )
 
 
-def scan_label(spec: ScanSpec) -> str:
-    if spec.name == "es2d":
-        return f"ES2D, step {spec.params['step']}"
-    return "Full scan (SS2D)" if spec.name == "ss2d" else str(spec)
+def scan_choice(spec: ScanSpec) -> ScanChoice:
+    text = str(spec)
+    return ScanChoice(text, scan_label(text), spec.scheme.definition, spec.scheme.needs)
+
+
+def check_runnable(text: str) -> None:
+    spec = ScanSpec.parse(text)
+    if needs := spec.scheme.needs:
+        raise NotAvailableError(
+            f"{scan_label(str(spec))} {needs}. Its path is in the Scan tab; choose a scan that "
+            "this network can run to see a prediction, a field, a map or a time."
+        )
 
 
 def shipped_weights(model: str, scan: str, other_scan: str) -> WeightsInfo | None:
@@ -114,14 +130,12 @@ def check_choice(what: str, given: str, allowed: list[str]) -> None:
         )
 
 
-def check_scan(text: str, allowed: list[str]) -> str:
-    """The full text of a scan that the page offers: "es2d" becomes "es2d:step=2"."""
+def check_scan(text: str) -> str:
+    """The full text of a scan: "es2d" becomes "es2d:step=2"; a scheme with any of its numbers."""
     try:
-        spec = str(ScanSpec.parse(text))
+        return str(ScanSpec.parse(text))
     except ValueError as error:
-        raise BadInputError(f"{str(error)[:300]} Choose one of: {', '.join(allowed)}.") from error
-    check_choice("scan", spec, allowed)
-    return spec
+        raise BadInputError(str(error)[:600]) from error
 
 
 @lru_cache(maxsize=1)
@@ -144,7 +158,7 @@ def swap_sentence(trained_scan: str | None, scan: str) -> str:
     """Says that the weights are used with a scan that they do not know; "" where they do."""
     if trained_scan is None or trained_scan == scan:
         return ""
-    trained, running = (scan_label(ScanSpec.parse(text)) for text in (trained_scan, scan))
+    trained, running = scan_label(trained_scan), scan_label(scan)
     return f"{running} is not what these weights were trained with ({trained})."
 
 

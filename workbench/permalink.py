@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from workbench.errors import WorkbenchError
-from workbench.view import FITS, SIZES, STAGES, View
+from workbench.view import FITS, SIZES, STAGES, TABS, View
 
 # Name in the link -> field of View, in the order in which they are written and checked.
 PARAMETERS = {
@@ -22,12 +22,14 @@ PARAMETERS = {
     "image": "photo",
     "scan": "scan_a",
     "scan_b": "scan_b",
+    "scan_c": "scan_c",
     "size": "size",
     "fit": "fit",
     "stage": "stage",
     "y": "y",
     "x": "x",
     "target": "target",
+    "tab": "tab",
 }
 ALWAYS_WRITTEN = ("model", "weights", "image", "scan", "stage", "y", "x")
 NUMBERS = ("size", "stage", "y", "x", "target")
@@ -116,7 +118,12 @@ def _problem(name: str, text: str) -> str:
         return f"a value has 1 to {LONGEST_VALUE} printable characters"
     if name in NUMBERS and not (text.isascii() and text.isdigit() and int(text) <= LARGEST_NUMBER):
         return f"a whole number from 0 to {LARGEST_NUMBER:,} is needed"
-    allowed: dict[str, tuple[Any, ...]] = {"size": SIZES, "fit": FITS, "stage": STAGES}
+    allowed: dict[str, tuple[Any, ...]] = {
+        "size": SIZES,
+        "fit": FITS,
+        "stage": STAGES,
+        "tab": TABS,
+    }
     if name in allowed and text not in map(str, allowed[name]):
         return f"allowed are {', '.join(map(str, allowed[name]))}"
     return ""

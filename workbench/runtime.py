@@ -18,12 +18,12 @@ import numpy as np
 import torch
 
 import models
-from kernels import resolve_backend
+from kernels import ScanSpec, resolve_backend
 from models import EfficientVMamba
 from workbench import __version__, choices
 from workbench.analyses import attribution as attribution_analysis
 from workbench.analyses import erf as erf_analysis
-from workbench.analyses import profiling, scan
+from workbench.analyses import profiling, reach, scan, schemes
 from workbench.analyses.checks import explain_non_finite
 from workbench.analyses.maps import stage_shape
 from workbench.cache import LruCache, ResultCache, run_key
@@ -39,10 +39,12 @@ from workbench.results import (
     PredictionResult,
     ProfileResult,
     Provenance,
+    ReachResult,
     ScanResult,
+    SchemeTableResult,
 )
 from workbench.settings import Settings
-from workbench.view import FITS, SIZES, STAGES, View
+from workbench.view import FITS, SIZES, STAGES, TABS, View
 
 MAX_MODELS = 4  # loaded at once; Base takes 135 MB
 MAX_ERF_IMAGES = 256
@@ -51,7 +53,7 @@ R = TypeVar("R")
 
 
 class Workbench:
-    """Facade over the analyses, safe under threads; `which` is "a" or "b": the view's scan."""
+    """Facade over the analyses, safe under threads; `which` is "a", "b" or "c": the view's scan."""
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or Settings()
@@ -103,12 +105,13 @@ class Workbench:
         check_choice("fit", view.fit, list(FITS))
         if view.stage not in STAGES:
             raise BadInputError(f"There is no stage {view.stage}. Choose one of: 1, 2, 3, 4.")
-        scans = [choice.name for choice in self.scans()]
         view = replace(
             view,
-            scan_a=choices.check_scan(view.scan_a, scans),
-            scan_b=choices.check_scan(view.scan_b, scans),
+            scan_a=choices.check_scan(view.scan_a),
+            scan_b=choices.check_scan(view.scan_b),
+            scan_c=choices.check_scan(view.scan_c) if view.scan_c else None,
         )
+        check_choice("tab", view.tab, list(TABS))
         if view.target is not None:
             n_classes = self._n_classes(view)
             if not 0 <= view.target < n_classes:
@@ -124,7 +127,7 @@ class Workbench:
     def describe(self, view: View) -> Header:
         """Model, weights, device and backend of a view in words."""
         view = self.resolve(view)
-        info = {which: self._model(view, which).weights_info for which in ("a", "b")}
+        info = {which: self._weighted(view, which).weights_info for which in ("a", "b")}
         sentences = []
         if info["a"].is_random:
             sentences.append(
@@ -179,21 +182,96 @@ class Workbench:
         return self._once(key, compute)
 
     def scan(self, view: View, which: str = "a") -> ScanResult:
-        """Path of the view's stage, read back from the operator that runs."""
+        """Path of the view's stage, read back from the operator that runs.
+
+        The path of another network is drawn from its table and marked so.
+        """
         view = self.resolve(view)
         photo = self.photos.get(view.photo).sha256
         key = self._key("scan", view, which, photo=photo, stage=view.stage)
         height, width = self._prepared(view).rgb.shape[:2]
         return self._once(
             key,
-            lambda: scan.scan_path(
-                self._model(view, which),
-                view.stage,
-                height,
-                width,
-                provenance=self._provenance(view, which),
-            ),
+            lambda: self._scan_path(view, which, height, width),
         )
+
+    def _scan_path(self, view: View, which: str, height: int, width: int) -> ScanResult:
+        spec = ScanSpec.parse(_scan(view, which))
+        return scan.scan_path(
+            self._model(view, which) if spec.is_runnable else self._weighted(view, which),
+            view.stage,
+            height,
+            width,
+            provenance=self._provenance(view, which),
+            spec=None if spec.is_runnable else spec,
+        )
+
+    def story(self, view: View, side: int) -> tuple[ScanResult, ScanResult]:
+        """The paper's two scans on a map of `side` x `side` tokens, read back from the operator;
+        their metrics are those of the view's stage."""
+        view = self.resolve(view)
+        pair = replace(view, scan_a="es2d:step=2", scan_b="ss2d", scan_c=None)
+        _, _, stride = self.stage_shape(view, view.stage)
+        photo = self.photos.get(view.photo).sha256
+
+        def small(which: str) -> ScanResult:
+            real = self.scan(pair, which)
+            key = self._key("story", pair, which, photo=photo, stage=view.stage, side=side)
+            grid = self._once(
+                key, lambda: self._scan_path(pair, which, side * stride, side * stride)
+            )
+            return replace(grid, metrics=real.metrics)
+
+        return small("a"), small("b")
+
+    def reach(self, view: View, which: str = "a") -> ReachResult:
+        """Which tokens can influence the view's token through one scan, and how much is left."""
+        view = self.resolve(view)
+        photo = self.photos.get(view.photo).sha256
+        key = self._key("reach", view, which, photo=photo, stage=view.stage, y=view.y, x=view.x)
+
+        def compute() -> ReachResult:
+            assert view.y is not None and view.x is not None  # filled in by resolve
+            spec = ScanSpec.parse(_scan(view, which))
+            return reach.reach(
+                self._model(view, which) if spec.is_runnable else self._weighted(view, which),
+                self._input(view),
+                view.stage,
+                view.y,
+                view.x,
+                provenance=self._provenance(view, which),
+                spec=None if spec.is_runnable else spec,
+            )
+
+        return self._once(key, compute)
+
+    def scheme_table(
+        self, view: View, token: CancelToken | None = None, measure: bool = True
+    ) -> Iterator[Progress | SchemeTableResult]:
+        """Every listed scheme and those of the view on the stage's map; first without times."""
+        view = self.resolve(view)
+        listed = {choice.name: choice for choice in self.scans()}
+        for text in (view.scan_a, view.scan_b, view.scan_c):
+            if text and text not in listed:
+                listed[text] = choices.scan_choice(ScanSpec.parse(text))
+        key = self._key(
+            "schemes", view, "a", stage=view.stage, schemes=tuple(listed), measure=measure
+        )
+        if (kept := self._results.get(key)) is not None:
+            yield kept
+            return
+        run = schemes.scheme_table(
+            self._weighted(view, "a"),
+            self._input(view),
+            view.stage,
+            tuple(listed.values()),
+            provenance=self._provenance(view, "a"),
+            token=token,
+            measure=measure,
+        )
+        for item in self._stepwise(run, token):
+            is_last = isinstance(item, SchemeTableResult) and item.is_final
+            yield self._results.keep(key, item) if is_last else item
 
     def attribution(
         self, view: View, which: str = "a", token: CancelToken | None = None
@@ -375,7 +453,9 @@ class Workbench:
 
     def _model(self, view: View, which: str) -> EfficientVMamba:
         """A twin that runs the scan of `which`; its owner may hook it."""
-        return models.with_scan(self._weighted(view, which), _scan(view, which))
+        scan_text = _scan(view, which)
+        choices.check_runnable(scan_text)
+        return models.with_scan(self._weighted(view, which), scan_text)
 
     def _n_classes(self, view: View) -> int:
         return self._weighted(view, "a").num_classes
@@ -422,6 +502,8 @@ class Workbench:
 
 
 def _scan(view: View, which: str) -> str:
-    if which not in ("a", "b"):
-        raise BadInputError(f"There is no scan {which[:20]!r} in a view. Choose 'a' or 'b'.")
-    return view.scan_a if which == "a" else view.scan_b
+    spec = {"a": view.scan_a, "b": view.scan_b, "c": view.scan_c}.get(which)
+    if spec is None:
+        given = "a, b and c" if view.scan_c else "a and b"
+        raise BadInputError(f"There is no scan {which[:20]!r} in this view. It has {given}.")
+    return spec

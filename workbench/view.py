@@ -36,6 +36,15 @@ class View:
     def with_focus(self, stage: int, y: int | None, x: int | None) -> View:
         return replace(self, stage=stage, y=y, x=x)
 
+    def with_scan(self, slot: str, scan: str) -> View:
+        """The view with another scheme in slot "a", "b" or "c"."""
+        a, b, c = (scan if slot == name else old for name, old in self.slots)
+        return replace(self, scan_a=a or "", scan_b=b or "", scan_c=c)
+
+    @property
+    def slots(self) -> tuple[tuple[str, str | None], ...]:
+        return (("a", self.scan_a), ("b", self.scan_b), ("c", self.scan_c))
+
 
 def token_in_stage(y: int, x: int, from_stage: int, to_stage: int) -> tuple[float, float]:
     """Token of another stage at the same image point `((y + .5) * stride, (x + .5) * stride)`.

@@ -71,9 +71,9 @@ def test_a_whole_photo_keeps_its_shape(wb):
         ({"size": 225}, "size 225 px is not offered. Choose one of: 128, 224, 384, 512, 1024"),
         ({"fit": "stretch"}, "no fit 'stretch'. Choose one of: crop, whole"),
         ({"stage": 5}, "no stage 5"),
-        ({"scan_a": "hilbert"}, "unknown scan scheme 'hilbert'"),
-        ({"scan_b": "es2d:step=0"}, "step is 0; it must be >= 1. Choose one of: es2d:step=1"),
-        ({"scan_b": "es2d:step=99"}, "no scan 'es2d:step=99'"),
+        ({"scan_a": "helix"}, "unknown scan scheme 'helix'; known are"),
+        ({"scan_b": "es2d:step=0"}, "step is 0; it must be >= 1"),
+        ({"scan_c": "windows:size=999"}, "size is 999"),
         ({"target": 1000}, "no class 1000. This model knows 1000 classes, 0 to 999"),
         ({"target": -1}, "no class -1"),
     ],
@@ -85,9 +85,46 @@ def test_unknown_names_are_refused_in_words(wb, change, message):
     assert message in str(caught.value)
 
 
-def test_which_is_a_or_b(wb):
-    with pytest.raises(BadInputError, match="no scan 'c' in a view"):
+def test_which_is_a_scan_of_the_view(wb):
+    with pytest.raises(BadInputError, match="no scan 'c' in this view. It has a and b"):
         wb.predict(VIEW, "c")
+    with pytest.raises(BadInputError, match="It has a, b and c"):
+        wb.scan(replace(VIEW, scan_c="hilbert"), "d")
+
+
+@pytest.mark.parametrize("name", ["cascade2d", "vim", "groupmamba", "msvmamba"])
+def test_another_networks_path_is_drawn_and_nothing_else(wb, name):
+    view = replace(VIEW, scan_a=name)
+    path = wb.scan(view)
+    assert not path.is_runnable and not path.is_verified and path.index.size
+    assert wb.reach(view).mean_reach > 0
+    for call in (wb.predict, wb.attribution):
+        with pytest.raises(NotAvailableError, match="needs another network.*choose a scan"):
+            call(view)
+
+
+def test_every_runnable_scheme_predicts_and_is_verified(wb):
+    for choice in wb.scans():
+        if not choice.why_not:
+            view = replace(VIEW, scan_a=choice.name, stage=1)
+            assert wb.scan(view).is_verified, choice.name
+            assert np.isfinite(wb.predict(view).logits).all(), choice.name
+
+
+def test_the_story_has_small_maps_and_the_stages_numbers(wb):
+    atrous, full = wb.story(VIEW, 8)
+    assert (atrous.height, atrous.width) == (8, 8) == (full.height, full.width)
+    assert atrous.is_verified and full.is_verified
+    rows, columns, _ = wb.stage_shape(VIEW, VIEW.stage)
+    assert atrous.metrics["tokens_scanned"] == rows * columns
+    assert full.metrics["tokens_scanned"] == 4 * rows * columns
+
+
+def test_the_table_of_schemes_has_those_of_the_view(wb):
+    view = replace(VIEW, scan_b="windows:size=3")
+    *_, last = wb.scheme_table(view, measure=False)
+    assert last.is_final and "windows:size=3" in {row.scan for row in last.rows}
+    assert {row.status for row in last.rows} == {"not measured", "path only"}
 
 
 def test_a_device_that_is_not_here_is_named():
@@ -103,13 +140,10 @@ def test_choices_are_in_words(wb):
     assert names["efficientvmamba_tiny"].label == "Tiny"
     assert names["efficientvmamba_tiny"].n_parameters == 6_493_660
     assert names["efficientvmamba_tiny"].macs_224 == pytest.approx(0.788e9, rel=2e-3)
-    assert [choice.name for choice in wb.scans()] == [
-        "es2d:step=1",
-        "es2d:step=2",
-        "es2d:step=3",
-        "es2d:step=4",
-        "ss2d",
-    ]
+    scans = {choice.name: choice for choice in wb.scans()}
+    assert list(scans)[:9] == [*(f"es2d:step={step}" for step in range(1, 9)), "ss2d"]
+    assert {"windows:size=2", "windows:size=7", "hilbert", "random:seed=0"} <= set(scans)
+    assert scans["hilbert"].why_not == "" and scans["vim"].why_not.startswith("needs another")
     assert wb.weights("efficientvmamba_test")[-1].name == "random"
     header = wb.describe(VIEW)
     assert header.model_label == "EfficientVMamba-Test" and header.weights_label == "random, seed 0"

@@ -79,7 +79,7 @@ def test_own_photo_focus_and_zip(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["--model", "vit"], "efficientvmamba_tiny"),
         (["--weights", "/no/such/file.pth"], "/no/such/file.pth"),
         (["--image", "nobody"], "chelsea"),
-        (["--scan", "spiral"], "es2d:step=2"),
+        (["--scan", "helix"], "es2d"),
         (["--size", "225"], "224"),
         (["--fit", "stretch"], "crop"),
         (["--stage", "7"], "1, 2, 3, 4"),

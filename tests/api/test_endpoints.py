@@ -132,7 +132,7 @@ def test_a_photo_as_data_uri(client) -> None:
         ("/predict", {"image": "http://127.0.0.1/x.png"}, "chelsea"),
         ("/predict", {"image": "data:image/png;base64,AAAA"}, "image sent to the API"),
         ("/scan", {"scan": "es2d:step=0"}, "step"),
-        ("/scan", {"scan": "hilbert"}, "es2d"),
+        ("/scan", {"scan": "helix"}, "es2d"),
         ("/scan", {"stage": 7}, "stage"),
         ("/erf", {"images": 0}, "image"),
         ("/attribution", {"target": 10_000}, "class"),

@@ -12,9 +12,9 @@ from workbench.errors import BadInputError
 from workbench.runtime import Workbench
 from workbench.settings import Settings
 from workbench.ui.handlers import MOST_PROBABLE, Handlers
-from workbench.ui.panels import ORDER
+from workbench.ui.panels import ORDER, TITLES
 from workbench.ui.state import Sessions
-from workbench.view import View
+from workbench.view import TABS, View
 
 REQUEST = SimpleNamespace(session_hash="s1", query_params={})
 
@@ -43,7 +43,7 @@ def event(**data: object) -> SimpleNamespace:
 
 
 def change(handlers: Handlers, view: View, **changes: object) -> dict:
-    fields = ("model", "weights", "scan_a", "scan_b", "stage", "size", "fit")
+    fields = ("model", "weights", "scan_a", "scan_b", "scan_c", "stage", "size", "fit")
     values = {name: getattr(view, name) for name in fields} | {"target": MOST_PROBABLE} | changes
     return handlers.change(view, *values.values())
 
@@ -53,6 +53,15 @@ def test_changing_the_stage_keeps_the_image_point(handlers: Handlers, view: View
     assert (picked.stage, picked.y, picked.x) == (1, 9, 30)
     third = change(handlers, picked, stage=3)["view"]
     assert (third.stage, third.y, third.x) == (3, 2, 7)
+
+
+def test_a_scheme_of_the_table_goes_to_its_slot(handlers: Handlers, view: View) -> None:
+    chosen = handlers.choose_scheme(view, event(id="scheme", scan="hilbert", slot="c"))["view"]
+    assert chosen == replace(view, scan_c="hilbert")
+    assert handlers.choose_scheme(view, event(scan="hilbert", slot="model"))["view"] == view
+    assert handlers.choose_scheme(view, event(scan="helix", slot="a"))["view"] == view
+    assert "helix" in handlers.messages[-1]
+    assert change(handlers, chosen, scan_c="")["view"].scan_c is None
 
 
 @pytest.mark.parametrize(
@@ -76,15 +85,18 @@ def test_another_model_takes_weights_that_it_has(handlers: Handlers, view: View)
     assert updates["view"].model == "efficientvmamba_base"
 
 
-def test_run_fills_the_panels_in_order(handlers: Handlers, view: View) -> None:
+@pytest.mark.parametrize("tab", TABS)
+def test_run_fills_the_tabs_panels_in_order(handlers: Handlers, view: View, tab: str) -> None:
+    view = handlers.choose_tab(view, tab)["view"]
+    order = ORDER[tab]
     filled: list[str] = []
     waiting: list[set] = []
     for updates in handlers.run(view, {}, REQUEST):
-        filled += [name for name in ORDER if name in updates]
+        filled += [name for name in TITLES if name in updates]
         if "status" in updates:
             waiting.append(set(json.loads(updates["status"])["panels"]))
-    assert list(dict.fromkeys(filled)) == list(ORDER)
-    assert waiting[0] == set(ORDER)
+    assert list(dict.fromkeys(filled)) == list(order)
+    assert waiting[0] == set(order)
     assert waiting[-1] == set()
 
 
@@ -92,7 +104,7 @@ def test_a_second_run_shows_nothing_twice(handlers: Handlers, view: View) -> Non
     shown: dict = {}
     for updates in handlers.run(view, {}, REQUEST):
         shown = updates.get("shown", shown)
-    again = [name for u in handlers.run(view, shown, REQUEST) for name in ORDER if name in u]
+    again = [name for u in handlers.run(view, shown, REQUEST) for name in TITLES if name in u]
     assert not again
 
 
@@ -101,7 +113,7 @@ def test_stop_ends_a_run_and_clears_its_progress(handlers: Handlers, view: View)
     next(run)
     handlers.stop(REQUEST)
     rest = list(run)
-    assert not any(name in updates for updates in rest for name in ORDER)
+    assert not any(name in updates for updates in rest for name in TITLES)
     assert json.loads(rest[-1]["status"])["panels"] == {}
 
 
@@ -123,7 +135,7 @@ def test_one_failing_panel_does_not_take_the_others(handlers, view, monkeypatch)
     monkeypatch.setattr(handlers.wb, "attribution", fail)
     panels: dict = {}
     for updates in handlers.run(view, {}, REQUEST):
-        panels |= {name: json.loads(updates[name]) for name in ORDER if name in updates}
+        panels |= {name: json.loads(updates[name]) for name in TITLES if name in updates}
     assert panels["attribution"]["empty"]["text"] == "The photo is too small. Use a larger one."
     assert "maps" in panels["erf"]
 

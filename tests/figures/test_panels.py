@@ -13,7 +13,8 @@ from workbench.figures import attribution_panel, erf_panel, profile_panel, scan_
 from workbench.figures.attribution import path_shares, per_area
 from workbench.figures.erf import density_level
 from workbench.figures.scan import locate
-from workbench.figures.theme import block_sum, ordinal, percent, resolve, scan_short, significant
+from workbench.figures.theme import block_sum, ordinal, percent, resolve, significant
+from workbench.labels import scan_short
 
 
 def size_of(panel: dict) -> int:

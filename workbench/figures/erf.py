@@ -14,10 +14,9 @@ from workbench.figures.theme import (
     heatmap,
     map_layout,
     percent,
-    scan_in_text,
-    scan_short,
     significant,
 )
+from workbench.labels import scan_in_text, scan_short
 from workbench.results import ErfResult
 
 DECADES = 4  # shown below the peak; what lies lower gets the darkest colour, said under the maps

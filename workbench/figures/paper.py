@@ -1,4 +1,4 @@
-"""The four panels as PNG files by matplotlib, from results alone (no browser, no torch)."""
+"""The panels as PNG or SVG files by matplotlib, from results alone (no browser, no torch)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import io
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 
 from workbench.figures.attribution import PATHS, per_area
@@ -21,39 +23,69 @@ from workbench.figures.theme import (
     block_sum,
     percent,
     resolve,
-    scan_label,
     significant,
 )
+from workbench.labels import scan_label
 from workbench.results import (
     AttributionResult,
     ErfResult,
     ProfileResult,
     Provenance,
+    ReachResult,
     ScanResult,
+    UserProbeResult,
 )
 
 DPI = 200
+SCANS = ("scan_a", "scan_b", "scan_c")
+REACHES = ("reach_a", "reach_b", "reach_c")
+TONES = {"a": "@a", "b": "@b", "c": "@c"}
+LEAST_LEFT = 1e-4  # of a state; less is drawn like this, which the bar says
 FOCUS = "#ff2d78"
 
 
-def render(results: dict[str, Any], rgb: np.ndarray) -> dict[str, bytes]:
-    """PNG bytes of each panel whose results are there; `rgb` is the network input `[H, W, 3]`."""
-    pictures: dict[str, bytes] = {}
-    if "scan_a" in results and results["scan_a"].has_scan:
-        pictures["scan.png"] = png(scan_figure(results["scan_a"], results["scan_b"], rgb))
+def render(results: dict[str, Any], rgb: np.ndarray | None, form: str = "png") -> dict[str, bytes]:
+    """A file of each panel whose results are there: "png" or "svg".
+
+    `rgb` is the network input `[H, W, 3]`; the probe of a user's operator has none.
+    """
+    figures: dict[str, Figure] = {}
+    scans = [results[name] for name in SCANS if name in results and results[name].has_scan]
+    if scans and rgb is not None:
+        figures["scan"] = scan_figure(scans, rgb)
+    reaches = [results[name] for name in REACHES if name in results and results[name].has_scan]
+    if reaches and rgb is not None:
+        figures["reach"] = reach_figure(reaches, rgb)
+    if "probe" in results:
+        figures["probe"] = probe_figure(results["probe"])
     if "erf_a" in results:
-        pictures["erf.png"] = png(erf_figure(results["erf_a"], results["erf_b"]))
-    if "attribution" in results:
-        pictures["attribution.png"] = png(attribution_figure(results["attribution"], rgb))
+        figures["erf"] = erf_figure(results["erf_a"], results["erf_b"])
+    if "attribution" in results and rgb is not None:
+        figures["attribution"] = attribution_figure(results["attribution"], rgb)
     if "profile_a" in results and all(results[f"profile_{k}"].is_correct for k in "ab"):
-        pictures["profile.png"] = png(profile_figure(results["profile_a"], results["profile_b"]))
-    return pictures
+        figures["profile"] = profile_figure(results["profile_a"], results["profile_b"])
+    write = {"png": png, "svg": svg}[form]
+    return {f"{name}.{form}": write(figure) for name, figure in figures.items()}
 
 
 def png(figure: Figure) -> bytes:
+    return _file(figure, "png", {"Software": None})
+
+
+def svg(figure: Figure) -> bytes:
+    return _file(figure, "svg", {"Date": None, "Creator": None})
+
+
+def _file(figure: Figure, form: str, metadata: dict[str, None]) -> bytes:
+    """The same figure gives the same bytes: no date, and fixed names inside an SVG."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    with rc_context({"svg.hashsalt": "workbench", "svg.fonttype": "none"}):
+        figure.savefig(buffer, format=form, dpi=DPI, metadata=metadata)
     return buffer.getvalue()
+
+
+def _above_the_footer() -> ConstrainedLayoutEngine:
+    return ConstrainedLayoutEngine(rect=(0.0, 0.06, 1.0, 0.94))
 
 
 def _footer(figure: Figure, p: Provenance, scans: str) -> None:
@@ -90,20 +122,114 @@ def _path(axes: Axes, result: ScanResult) -> None:
         axes.plot(x, y, color=colour, linewidth=0.7, marker=".", markersize=1.4, alpha=0.9)
 
 
-def scan_figure(a: ScanResult, b: ScanResult, rgb: np.ndarray) -> Figure:
-    height, width = a.provenance.input_size
-    figure = Figure(figsize=(7.2, 3.9), layout="constrained")
-    for axes, result, colour in zip(figure.subplots(1, 2), (a, b), ("@a", "@b"), strict=True):
+def scan_figure(results: list[ScanResult], rgb: np.ndarray) -> Figure:
+    """Paths of up to three schemes side by side."""
+    height, width = results[0].provenance.input_size
+    figure = Figure(figsize=(3.6 * len(results), 4.2), layout=_above_the_footer())
+    every = figure.subplots(1, len(results), squeeze=False)[0]
+    for axes, result, colour in zip(every, results, TONES.values(), strict=False):
         axes.imshow(rgb, extent=(0, width, height, 0), alpha=0.45)
         _path(axes, result)
         m = result.metrics
         check = "verified" if result.is_verified else "NOT verified"
+        unseen = int((result.index < 0).all(1).sum())
         title = (
-            f"{scan_label(result.provenance.scan)}: {m['n_sequences']} x {m['length']:,} tokens, "
-            f"reach {percent(float(m['mean_reach']))}, {check}"
+            f"{scan_label(result.provenance.scan)}: {m['n_sequences']} x {m['length']:,} tokens\n"
+            f"reach {percent(float(m['mean_reach']))}, "
+            f"{check if result.is_runnable else 'path only'}"
+            f"{f', {unseen} without tokens not drawn' if unseen else ''}"
         )
         _map_axes(axes, title, height, width, colour)
-    _footer(figure, a.provenance, f"stage {a.stage}")
+    _footer(figure, results[0].provenance, f"stage {results[0].stage}")
+    return figure
+
+
+def reach_figure(results: list[ReachResult], rgb: np.ndarray) -> Figure:
+    """Who can influence the token and how much of a state is left, per scheme; then the curves."""
+    height, width = results[0].provenance.input_size
+    n = len(results)
+    figure = Figure(figsize=(3.1 * n + 3.4, 5.6), layout=_above_the_footer())
+    grid = figure.add_gridspec(2, n + 1, width_ratios=[1.0] * n + [1.15])
+    curves = figure.add_subplot(grid[0, n])
+    bars = figure.add_subplot(grid[1, n])
+    farthest = max(1, *(int(r.steps_back.max()) for r in results))
+    for i, (result, colour) in enumerate(zip(results, TONES.values(), strict=False)):
+        extent = (0, result.width * result.stride, result.height * result.stride, 0)
+        label = scan_label(result.provenance.scan)
+        share = percent(float((result.steps_back >= 0).mean()))
+        for row, (values, norm, bar, title) in enumerate(
+            (
+                (
+                    np.where(result.steps_back >= 0, result.steps_back, np.nan),
+                    {"vmin": 0, "vmax": farthest},
+                    "steps back",
+                    f"{label}: {share} can matter",
+                ),
+                (
+                    np.where(result.steps_back >= 0, np.maximum(result.decay, LEAST_LEFT), np.nan),
+                    {"norm": LogNorm(LEAST_LEFT, 1.0)},
+                    f"share of state left (log; below {LEAST_LEFT:.0e} as that)",
+                    "what is left of a state",
+                ),
+            )
+        ):
+            axes = figure.add_subplot(grid[row, i])
+            axes.imshow(rgb, extent=(0, width, height, 0), alpha=0.35)
+            shown = axes.imshow(values, cmap="cividis", extent=extent, alpha=0.85, **norm)
+            _map_axes(axes, title, height, width, colour)
+            _focus(axes, result.y, result.x, result.stride)
+            if i == n - 1:
+                figure.colorbar(shown, ax=axes, shrink=0.7).set_label(bar, fontsize=6)
+        if result.curve_steps.size:
+            tone = LIGHT[colour]
+            steps = result.curve_steps
+            curves.fill_between(steps, result.curve_p20, result.curve_p80, color=tone, alpha=0.2)
+            curves.plot(steps, result.curve_p50, color=tone, label=label, linewidth=1)
+        names = [step.name for step in result.restored]
+        place = np.arange(len(names)) + 0.8 * (i - (n - 1) / 2) / n
+        shares = [100 * step.share for step in result.restored]
+        bars.barh(place, shares, color=LIGHT[colour], height=0.7 / n)
+    longest = max(results, key=lambda r: len(r.restored)).restored
+    bars.set_yticks(range(len(longest)), [step.name for step in longest], fontsize=5)
+    bars.invert_yaxis()
+    bars.set_xlim(0, 100)
+    bars.set_xlabel("tokens that can matter for this one, %", fontsize=7)
+    curves.set_xscale("symlog", linthresh=10)
+    curves.set_ylim(0, 1)
+    curves.set_xlabel("steps back", fontsize=7)
+    curves.set_ylabel("share of state left: p20, p50, p80", fontsize=7)
+    for axes in (curves, bars):
+        axes.tick_params(axis="x", labelsize=6)
+    curves.tick_params(axis="y", labelsize=6)
+    if any(r.curve_steps.size for r in results):
+        curves.legend(fontsize=6)
+    first = results[0]
+    _footer(figure, first.provenance, f"stage {first.stage}, token ({first.y}, {first.x})")
+    return figure
+
+
+def probe_figure(result: UserProbeResult) -> Figure:
+    """The true path of a user's operator; tokens that it never reads are crossed out."""
+    figure = Figure(figsize=(4.6, 4.4), layout=_above_the_footer())
+    axes = figure.subplots()
+    count = len(result.index)
+    for k, ids in enumerate(result.index):
+        real = ids >= 0
+        shift = (k - (count - 1) / 2) * 0.5 / count if result.repeated else 0.0
+        y = np.where(real, ids // result.width + 0.5 + shift, np.nan)
+        x = np.where(real, ids % result.width + 0.5 + shift, np.nan)
+        colour = GROUP_COLOURS[k % len(GROUP_COLOURS)]
+        axes.plot(x, y, color=colour, linewidth=1, marker=".", markersize=4)
+    lost = np.array(result.lost, dtype=np.int64)
+    axes.plot(lost % result.width + 0.5, lost // result.width + 0.5, "x", color=LIGHT["@muted"])
+    title = (
+        f"{result.operator}\n{count} x {result.index.shape[1]:,} steps, {len(lost)} tokens lost, "
+        f"{len(result.repeated)} read more than once"
+    )
+    _map_axes(axes, title, result.height, result.width)
+    axes.set_aspect("equal")
+    text = f"merge(gather(x)) = x: {result.round_trip} · backward: {result.backward}"
+    figure.text(0.01, 0.01, text, fontsize=5, color=LIGHT["@muted"], wrap=True)
     return figure
 
 

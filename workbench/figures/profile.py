@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from workbench.figures.theme import Json, percent, scan_in_text, scan_short, significant
+from workbench.figures.theme import Json, percent, significant
+from workbench.labels import scan_in_text, scan_short
 from workbench.results import ProfileResult
 
 STAGE_NAMES = {0: "stem", 5: "head"}

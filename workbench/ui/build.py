@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 import gradio as gr
@@ -13,22 +13,26 @@ from workbench.settings import Settings
 from workbench.ui import texts
 from workbench.ui.api import add_api
 from workbench.ui.components.plotly_panel import (
+    DataTable,
     Header,
     PhotoPicker,
     PlotlyPanel,
+    ScanLab,
     Sidebox,
     Status,
+    Story,
     static_files,
 )
-from workbench.ui.first_paint import stored_panels
-from workbench.ui.handlers import MOST_PROBABLE, Handlers
+from workbench.ui.first_paint import stored_panels, waiting_panel
+from workbench.ui.handlers import MOST_PROBABLE, NO_SCAN, Handlers
 from workbench.ui.panels import TITLES, focus_of
 from workbench.ui.state import Sessions
-from workbench.view import FITS, SIZES, STAGES, View
+from workbench.view import FITS, SIZES, STAGES, TABS, View
 
 SIDEBAR_PX = 232
 TEST_MODEL = "efficientvmamba_test"  # for tests and the API, not for looking
 RUNS_AT_ONCE = 8  # generators that may wait for the device's lock
+Stored = dict[str, dict[str, Any]]  # panel name -> payload of the stored example
 FIT_LABELS = {"crop": "centre", "whole": "whole"}
 
 
@@ -53,7 +57,7 @@ def theme() -> gr.themes.Base:
 
 
 def _sidebar(wb: Workbench, handlers: Handlers, view: View) -> dict[str, Any]:
-    scans = [(choice.label, choice.name) for choice in wb.scans()]
+    scans = handlers.scan_list()
     c: dict[str, Any] = {}
     with gr.Column(elem_id="wb-controls"):
         c["photos"] = PhotoPicker(handlers.photo_choices(view), elem_id="wb-photos")
@@ -79,6 +83,13 @@ def _sidebar(wb: Workbench, handlers: Handlers, view: View) -> dict[str, Any]:
         c["scan_b"] = gr.Dropdown(
             scans, value=view.scan_b, label="Scan B", elem_classes="wb-scheme-b"
         )
+        c["scan_c"] = gr.Dropdown(
+            handlers.scan_list(NO_SCAN),
+            value=view.scan_c or "",
+            label="Scan C, in the Scan tab",
+            visible=view.tab == "scan",
+            elem_classes="wb-scheme-c",
+        )
         c["stage"] = gr.Radio(
             [(str(stage), stage) for stage in STAGES],
             value=view.stage,
@@ -101,10 +112,34 @@ def _sidebar(wb: Workbench, handlers: Handlers, view: View) -> dict[str, Any]:
     return c
 
 
+def _overview(stored: Stored, handlers: Handlers) -> dict[str, Any]:
+    with gr.Column(elem_id="wb-grid"):
+        names = ("scan", "erf", "attribution", "profile")
+        return {name: PlotlyPanel(stored.get(name), elem_id=f"wb-{name}") for name in names}
+
+
+def _scan_lab(stored: Stored, handlers: Handlers) -> dict[str, Any]:
+    kinds = {
+        "lab_scan": ScanLab,
+        "lab_reach": PlotlyPanel,
+        "lab_story": Story,
+        "lab_schemes": DataTable,
+    }
+    with gr.Column(elem_id="wb-lab-scan"):
+        return {
+            name: kind(waiting_panel(name, TITLES[name]), elem_id=f"wb-{name}")
+            for name, kind in kinds.items()
+        }
+
+
+TAB_LABELS = {"overview": "Overview", "scan": "Scan"}
+LAYOUTS = {"overview": _overview, "scan": _scan_lab}
+
+
 def _events(handlers: Handlers, c: dict[str, Any]) -> None:
     """Wire the controls: a change sets the view, then the panels are recomputed."""
-    controls = ["view", "model", "weights", "scan_a", "scan_b", "stage", "size", "fit"]
-    controls_out = [c[name] for name in [*controls, "photos", "focus"]]
+    controls = ["view", "model", "weights", "scan_a", "scan_b", "scan_c", "stage", "size", "fit"]
+    controls_out = [c[name] for name in [*controls, "photos", "focus", "tabs"]]
     run_names = [*TITLES, "header", "top", "target", "status", "shown"]
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
@@ -136,8 +171,8 @@ def _events(handlers: Handlers, c: dict[str, Any]) -> None:
 
     quick: dict[str, Any] = private | {"trigger_mode": "multiple", "concurrency_limit": None}
     then_run(c["demo"].load(by_name(handlers.load), outputs=controls_out, **private))
-    changed = [c[name].input for name in ("model", "weights", "scan_a", "scan_b", "stage")]
-    changed += [c[name].input for name in ("size", "fit", "target")]
+    changed = [c[name].input for name in ("model", "weights", "scan_a", "scan_b", "scan_c")]
+    changed += [c[name].input for name in ("stage", "size", "fit", "target")]
     inputs = [c[name] for name in [*controls, "target"]]
     then_run(
         gr.on([*changed, c["run"].click], by_name(handlers.change), inputs, controls_out, **quick)
@@ -153,6 +188,12 @@ def _events(handlers: Handlers, c: dict[str, Any]) -> None:
         c["upload"].upload(
             by_name(handlers.upload), [c["view"], c["upload"]], controls_out, **quick
         )
+    )
+    for tab in TABS:
+        select = partial(handlers.choose_tab, tab=tab)
+        then_run(c[f"tab_{tab}"].select(by_name(select), [c["view"]], controls_out, **quick))
+    then_run(
+        c["lab_schemes"].choose(by_name(handlers.choose_scheme), [c["view"]], controls_out, **quick)
     )
     for name in TITLES:
         then_run(c[name].pick(by_name(handlers.pick), [c["view"]], controls_out, **quick))
@@ -188,9 +229,10 @@ def build_app(settings: Settings, wb: Workbench) -> gr.Blocks:
         with gr.Sidebar(width=SIDEBAR_PX):
             c |= _sidebar(wb, handlers, view)
         c["header"] = Header({"facts": [], "help": texts.HELP}, elem_id="wb-header")
-        with gr.Column(elem_id="wb-grid"):
-            for name in ("scan", "erf", "attribution", "profile"):
-                c[name] = PlotlyPanel(stored.get(name), elem_id=f"wb-{name}")
+        with gr.Tabs(selected=view.tab, elem_id="wb-tabs") as c["tabs"]:
+            for tab, label in TAB_LABELS.items():
+                with gr.Tab(label, id=tab) as c[f"tab_{tab}"]:
+                    c |= LAYOUTS[tab](stored, handlers)
         c["status"] = Status(
             {"link": "", "focus": focus_of(wb, view), "panels": {}}, elem_id="wb-status"
         )

@@ -13,7 +13,7 @@ from workbench.figures import attribution_panel, erf_panel, profile_panel, scan_
 from workbench.photos import prepare
 from workbench.results import AttributionResult, ErfResult, ProfileResult, Provenance, ScanResult
 from workbench.runtime import Workbench
-from workbench.ui.panels import TITLES
+from workbench.ui.panels import ORDER, TITLES
 
 log = logging.getLogger(__name__)
 EMPTY_SIZE = [224, 224]
@@ -37,7 +37,7 @@ def stored_panels(wb: Workbench, path: Path) -> dict[str, dict[str, Any]]:
         panels = _panels(wb, path)
     except (WorkbenchError, OSError, KeyError, zipfile.BadZipFile) as error:
         log.warning("No stored first picture: %s", error)
-        return {name: waiting_panel(name, title) for name, title in TITLES.items()}
+        return {name: waiting_panel(name, TITLES[name]) for name in ORDER["overview"]}
     return {
         name: panel | {"stored": True, "result_id": f"stored-{name}"}
         for name, panel in panels.items()

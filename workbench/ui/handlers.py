@@ -15,6 +15,7 @@ import gradio as gr
 from workbench import permalink
 from workbench.bundle import write_bundle
 from workbench.errors import CancelledError, WorkbenchError
+from workbench.labels import scan_label
 from workbench.photos import prepare
 from workbench.results import PredictionResult
 from workbench.runtime import Workbench
@@ -26,6 +27,7 @@ from workbench.view import View, token_in_stage
 
 log = logging.getLogger(__name__)
 MOST_PROBABLE = "most probable"
+NO_SCAN = ("none", "")
 Updates = dict[str, Any]
 
 
@@ -60,6 +62,7 @@ class Handlers:
         weights: str,
         scan_a: str,
         scan_b: str,
+        scan_c: str | None,
         stage: int,
         size: int,
         fit: str,
@@ -80,6 +83,7 @@ class Handlers:
             weights=weights,
             scan_a=scan_a,
             scan_b=scan_b,
+            scan_c=scan_c or None,
             stage=int(stage),
             size=int(size),
             fit=fit,
@@ -88,6 +92,17 @@ class Handlers:
             target=self._target(view, model, weights, target),
         )
         return self._controls(self._resolved(wanted, view))
+
+    def choose_tab(self, view: View, tab: str) -> Updates:
+        return self._controls(self._resolved(replace(view, tab=tab), view))
+
+    def choose_scheme(self, view: View, event: gr.EventData) -> Updates:
+        """A scheme put into slot a, b or c from the table of schemes."""
+        data = event._data or {}
+        slot, spec = str(data.get("slot")), str(data.get("scan"))
+        if slot not in ("a", "b", "c"):
+            return {"view": view}
+        return self._controls(self._resolved(view.with_scan(slot, spec), view))
 
     def choose_photo(self, view: View, event: gr.EventData) -> Updates:
         return self._photo(view, str(event.id))
@@ -127,15 +142,16 @@ class Handlers:
         return {}
 
     def run(self, view: View, shown: dict[str, str], request: gr.Request) -> Iterator[Updates]:
-        """Recompute the panels in the order of `ORDER`; each appears as soon as it is ready."""
+        """Recompute the open tab's panels in order; each appears as soon as it is ready."""
         session = session_of(request)
         token = self.sessions.start(session)
         shown = dict(shown or {})
-        waiting = {name: {"text": "waiting"} for name in ORDER}
+        order = ORDER[view.tab]
+        waiting = {name: {"text": "waiting"} for name in order}
         fixed = {"link": permalink.write(view), "focus": focus_of(self.wb, view)}
         try:
             yield {"status": dump(fixed | {"panels": waiting})}
-            for name in ORDER:
+            for name in order:
                 for update in self._updates(name, view, token):
                     token.check()
                     changes: Updates = {}
@@ -147,7 +163,7 @@ class Handlers:
                         shown[name] = update.payload.get("result_id", "")
                         changes |= {name: dump(update.payload), "shown": dict(shown)}
                     yield changes | {"status": dump(fixed | {"panels": waiting})}
-                if name == ORDER[0]:  # the path redraws at once; a forward pass comes after it
+                if name == order[0]:  # the path redraws at once; a forward pass comes after it
                     token.check()
                     yield self._header(view)
         except CancelledError:
@@ -157,7 +173,7 @@ class Handlers:
             self.sessions.end(session, token)
 
     def export(self, view: View) -> str:
-        """One zip with the four panels' numbers (JSON, npz) and pictures (PNG)."""
+        """One zip with the open tab's numbers (JSON, npz) and pictures (PNG)."""
         folder = Path(tempfile.mkdtemp(prefix="workbench-"))
         try:
             return str(write_bundle(self.wb, view, folder))
@@ -197,6 +213,21 @@ class Handlers:
             | {"target": self._target_update(view, prediction)}
         )
 
+    def scan_list(self, *extra: tuple[str, str]) -> list[tuple[str, str]]:
+        """(label, name) of the schemes; those that no model here runs say so."""
+        listed = [
+            (f"{choice.label} (path only)" if choice.why_not else choice.label, choice.name)
+            for choice in self.wb.scans()
+        ]
+        return [*extra, *listed]
+
+    def _scan_update(self, scan: str | None, *extra: tuple[str, str]) -> dict[str, Any]:
+        """A list with the scan in it, whatever numbers a link gave it."""
+        listed = self.scan_list(*extra)
+        if scan and scan not in {name for _, name in listed}:
+            listed.append((scan_label(scan), scan))
+        return gr.update(choices=listed, value=scan or "")
+
     def _target_update(self, view: View, prediction: PredictionResult) -> dict[str, Any]:
         choices = [MOST_PROBABLE, *prediction.classes]
         value = MOST_PROBABLE if view.target is None else prediction.classes[view.target]
@@ -227,8 +258,10 @@ class Handlers:
             "view": view,
             "model": view.model,
             "weights": gr.update(choices=weights, value=view.weights),
-            "scan_a": view.scan_a,
-            "scan_b": view.scan_b,
+            "scan_a": self._scan_update(view.scan_a),
+            "scan_b": self._scan_update(view.scan_b),
+            "scan_c": self._scan_update(view.scan_c, NO_SCAN) | {"visible": view.tab == "scan"},
+            "tabs": gr.update(selected=view.tab),
             "stage": view.stage,
             "size": view.size,
             "fit": view.fit,

@@ -1,4 +1,4 @@
-"""The four panels of a view, one by one: ask the workbench, hand the result to its figure."""
+"""The panels of a tab, one by one: ask the workbench, hand the result to its figure."""
 
 from __future__ import annotations
 
@@ -12,13 +12,21 @@ import numpy as np
 
 from workbench.bundle import N_ERF_IMAGES
 from workbench.figures import attribution_panel, erf_panel, profile_panel, scan_panel
+from workbench.figures.reach import reach_panel
+from workbench.figures.scan_lab import scan_lab_panel, story_panel
+from workbench.figures.scheme_table import scheme_table_panel
 from workbench.photos import prepare
 from workbench.progress import CancelToken, Progress
 from workbench.results import ErfResult
 from workbench.runtime import Workbench
 from workbench.view import View
 
-ORDER = ("scan", "attribution", "profile", "erf")  # cheap first
+# Tab -> its panels in the order in which they are computed: cheap first.
+ORDER = {
+    "overview": ("scan", "attribution", "profile", "erf"),
+    "scan": ("lab_scan", "lab_reach", "lab_story", "lab_schemes"),
+}
+STORY_SIDE = 8  # tokens of the coarse grid on which the paper's figure is told
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,13 +128,49 @@ def erf_updates(wb: Workbench, view: View, token: CancelToken) -> Iterator[Updat
         )
 
 
+def lab_scan_updates(wb: Workbench, view: View, token: CancelToken) -> Iterator[Update]:
+    results = [wb.scan(view, which) for which, scan in view.slots if scan]
+    yield done(scan_lab_panel(results, input_rgb(wb, view), view.y or 0, view.x or 0))
+
+
+def lab_reach_updates(wb: Workbench, view: View, token: CancelToken) -> Iterator[Update]:
+    yield Update("lab_reach", text="forward pass", share=0.3)
+    yield done(reach_panel(wb.reach(view, "a"), wb.reach(view, "b"), input_rgb(wb, view)))
+
+
+def lab_story_updates(wb: Workbench, view: View, token: CancelToken) -> Iterator[Update]:
+    atrous, full = wb.story(view, STORY_SIDE)
+    yield done(story_panel(atrous, full, input_rgb(wb, view)))
+
+
+def lab_schemes_updates(wb: Workbench, view: View, token: CancelToken) -> Iterator[Update]:
+    """The table appears at once without times, which follow."""
+    current = tuple(scan for _, scan in view.slots if scan)
+    for item in wb.scheme_table(view, token):
+        if isinstance(item, Progress):
+            yield Update("lab_schemes", text=_words(item), share=item.done / max(1, item.total))
+        elif item.is_final:
+            yield done(scheme_table_panel(item, current))
+        else:
+            panel = done(scheme_table_panel(item, current)).payload
+            yield Update("lab_schemes", panel, text="measuring")
+
+
 UPDATES = {
+    "lab_scan": lab_scan_updates,
+    "lab_reach": lab_reach_updates,
+    "lab_story": lab_story_updates,
+    "lab_schemes": lab_schemes_updates,
     "scan": scan_updates,
     "attribution": attribution_updates,
     "profile": profile_updates,
     "erf": erf_updates,
 }
 TITLES = {
+    "lab_scan": "Scan paths side by side",
+    "lab_reach": "Reach",
+    "lab_story": "The paper's idea in three steps",
+    "lab_schemes": "Every scheme on this map",
     "scan": "Scan paths",
     "attribution": "Attribution",
     "profile": "Profile",
