@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from workbench.errors import BadInputError, WorkbenchError
 from workbench.export import pack, to_json, to_npz
 from workbench.progress import Progress
-from workbench.report import facts, html_report
+from workbench.report import facts, html_report, scheme_csv
+from workbench.results import SchemeTableResult
 from workbench.settings import Settings, add_compute_arguments
 from workbench.view import View
 
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
     # Loading torch takes seconds; `--help` and mistakes in the flags should not wait for it.
     from workbench.local_weights import LocalWorkbench
 
-FORMATS = ("json", "npz", "png", "html", "zip")
+FORMATS = ("json", "npz", "png", "svg", "html", "zip", "csv")
 SUMMARIES = {
-    "scan": "the scan paths of one stage under two schemes",
+    "scan": "the scan paths of one stage under two or three schemes",
     "erf": "the effective receptive field of one token under two schemes",
     "attribute": "the prediction and its Grad-CAM maps per stage",
     "profile": "the time of one forward pass, per block and operator, under two schemes",
@@ -37,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.command == "info":
             _info(args)
+        elif args.command == "scan" and args.probe:
+            _probe(args)
         else:
             _analyse(args)
     except WorkbenchError as error:
@@ -70,6 +73,8 @@ def argument_parser() -> argparse.ArgumentParser:
         add("--y", type=int, help="token row (default: the centre)")
         add("--x", type=int, help="token column (default: the centre)")
         add("--target", type=int, help="class index (default: the most probable)")
+        if name == "scan":
+            _add_scan_arguments(command)
         if name == "erf":
             add("--images", type=int, default=8, metavar="N", help="images to average (default 8)")
         add("--out", type=Path, default=Path("runs"), metavar="DIR", help="folder (default runs)")
@@ -83,6 +88,29 @@ def argument_parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="what can be chosen: models, weights, scans, photos")
     _add_shared(info)
     return parser
+
+
+def _add_scan_arguments(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--scan-c", metavar="SCHEME", help="scheme C, a third beside A and B")
+    add("--reach", action="store_true", help="also what can influence the token, and how much")
+    table = command.add_mutually_exclusive_group()
+    table.add_argument(
+        "--compare",
+        nargs="+",
+        metavar="SCHEME",
+        help="also a table of these schemes: metrics, cost, latency",
+    )
+    table.add_argument("--all-schemes", action="store_true", help="also a table of every scheme")
+    add("--no-latency", action="store_true", help="leave out the times of the table")
+    add(
+        "--probe",
+        metavar="PACKAGE.MODULE:NAME[,MERGE]",
+        help="instead probe your own operator, which is imported and run: its true path, what it "
+        "loses, whether MERGE undoes it, whether the backward pass is right",
+    )
+    add("--height", type=int, default=6, help="tokens of the probed map (default 6)")
+    add("--width", type=int, default=8, help="tokens of the probed map (default 8)")
 
 
 def _add_shared(command: argparse.ArgumentParser) -> None:
@@ -103,9 +131,11 @@ def _formats(text: str) -> tuple[str, ...]:
 def _open(args: argparse.Namespace, weights: str | None = None) -> LocalWorkbench:
     from workbench.local_weights import LocalWorkbench
 
+    schemes = getattr(args, "compare", None)
+
     names = ("gallery_dir", "device", "backend", "threads")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    return LocalWorkbench(replace(Settings.from_env(), **given), weights)
+    return LocalWorkbench(replace(Settings.from_env(), **given), weights, schemes)
 
 
 def _analyse(args: argparse.Namespace) -> None:
@@ -121,14 +151,45 @@ def _analyse(args: argparse.Namespace) -> None:
                 f"tokens; {name}={got} is used.",
                 file=sys.stderr,
             )
+    from workbench.photos import prepare
+
+    photo = wb.photos.get(view.photo)
     results = _results(wb, view, args)
+    _show(results)
+    rgb = prepare(photo, view.size, view.fit).rgb
+    for path in _write(args, results, f"{args.command}: {view.model}, {photo.title}", rgb):
+        print(path)
+
+
+def _probe(args: argparse.Namespace) -> None:
+    """A user's operator; the analysis imports and runs it."""
+    from workbench.analyses.user_probe import probe_operator
+
+    gather, _, merge = args.probe.partition(",")
+    if merge and ":" not in merge:
+        merge = f"{gather.partition(':')[0]}:{merge}"
+    # Installed or not: a package in the current folder is found, as by `python -m`.
+    sys.path.insert(0, str(Path.cwd()))
+    result = probe_operator(gather, merge or None, height=args.height, width=args.width)
+    results = {"probe": result}
+    _show(results)
+    for path in _write(args, results, f"probe: {args.probe}", None):
+        print(path)
+
+
+def _show(results: dict[str, Any]) -> None:
     for name, result in results.items():
         print(f"\n{name}")
         for label, value in facts(result):
             print(f"  {label.replace('_', ' '):24} {value}")
+        if isinstance(result, SchemeTableResult):
+            print(f"  {'scheme':28} {'reach':>7} {'max jump':>8} {'MFLOP':>8} {'p50 ms':>8}")
+        for row in getattr(result, "rows", ()):
+            reach, jump = 100 * row.metrics["mean_reach"], row.metrics["max_jump"]
+            flops = f"{row.flops / 1e6:.1f}" if row.is_runnable else ""
+            time = f"{row.p50_ms:.3g}" if row.status == "measured" else row.status
+            print(f"  {row.scan:28} {reach:6.1f}% {jump:8} {flops:>8} {time:>8}")
     print()
-    for path in _write(wb, view, args, results):
-        print(path)
 
 
 def _view(wb: LocalWorkbench, args: argparse.Namespace) -> View:
@@ -145,6 +206,7 @@ def _view(wb: LocalWorkbench, args: argparse.Namespace) -> View:
         fit=args.fit,
         scan_a=args.scan,
         scan_b=args.scan_b,
+        scan_c=getattr(args, "scan_c", None),
         stage=args.stage,
         y=args.y,
         x=args.x,
@@ -155,13 +217,28 @@ def _view(wb: LocalWorkbench, args: argparse.Namespace) -> View:
 def _results(wb: LocalWorkbench, view: View, args: argparse.Namespace) -> dict[str, Any]:
     """Results by the names that export files and `figures.paper` use."""
     if args.command == "scan":
-        return {f"scan_{which}": wb.scan(view, which) for which in "ab"}
+        return _scan_results(wb, view, args)
     if args.command == "erf":
         return {f"erf_{which}": _last(wb.erf(view, which, args.images)) for which in "ab"}
     if args.command == "attribute":
         return {"prediction": wb.predict(view), "attribution": wb.attribution(view)}
     a, b = _last(wb.profile_pair(view))
     return {"profile_a": a, "profile_b": b}
+
+
+def _scan_results(wb: LocalWorkbench, view: View, args: argparse.Namespace) -> dict[str, Any]:
+    slots = "abc" if view.scan_c else "ab"
+    results: dict[str, Any] = {f"scan_{which}": wb.scan(view, which) for which in slots}
+    if args.reach:
+        results |= {f"reach_{which}": wb.reach(view, which) for which in slots}
+    if args.compare or args.all_schemes:
+        table = _last(wb.scheme_table(view, measure=not args.no_latency))
+        if args.compare:
+            listed = {choice.name: i for i, choice in enumerate(wb.scans())}
+            rows = [row for row in table.rows if row.scan in listed]
+            table = replace(table, rows=tuple(sorted(rows, key=lambda row: listed[row.scan])))
+        results["schemes"] = table
+    return results
 
 
 def _last(items: Iterator[Any]) -> Any:
@@ -178,24 +255,32 @@ def _last(items: Iterator[Any]) -> Any:
 
 
 def _write(
-    wb: LocalWorkbench, view: View, args: argparse.Namespace, results: dict[str, Any]
+    args: argparse.Namespace, results: dict[str, Any], title: str, rgb: Any
 ) -> Iterator[Path]:
+    """Files of the results; `rgb` is the network input, None where there is none."""
     files: dict[str, bytes] = {}
     pictures: dict[str, bytes] = {}
-    if set(args.format) & {"png", "html", "zip"}:
+    if set(args.format) & {"png", "svg", "html", "zip"}:
         from workbench.figures.paper import render
-        from workbench.photos import prepare
 
-        rgb = prepare(wb.photos.get(view.photo), view.size, view.fit).rgb
-        pictures = render(results, rgb)
+        if set(args.format) & {"png", "html", "zip"}:
+            pictures = render(results, rgb)
+        if "svg" in args.format:
+            files |= render(results, rgb, "svg")
     if "json" in args.format:
         files |= {f"{name}.json": to_json(result) for name, result in results.items()}
     if "npz" in args.format:
         files |= {f"{name}.npz": to_npz(result) for name, result in results.items()}
+    if "csv" in args.format:
+        tables = {n: r for n, r in results.items() if isinstance(r, SchemeTableResult)}
+        if not tables:
+            raise BadInputError(
+                "csv is for the table of schemes: add --compare or --all-schemes to `scan`."
+            )
+        files |= {f"{name}.csv": scheme_csv(table) for name, table in tables.items()}
     if "png" in args.format:
         files |= pictures
     if "html" in args.format:
-        title = f"{args.command}: {view.model}, {wb.photos.get(view.photo).title}"
         files[f"{args.command}.html"] = html_report(title, results, pictures).encode()
     if "zip" in args.format:
         files[f"{args.command}.zip"] = pack(results, {}, pictures)

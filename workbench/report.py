@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import base64
+import csv
 import dataclasses
 import html
+import io
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+
+from workbench.results import SchemeRow, SchemeTableResult
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1f2933; max-width: 60rem; margin: 2rem auto;
@@ -18,6 +22,7 @@ img { max-width: 100%; height: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th { text-align: left; font-weight: 400; color: #52606d; padding: 0 2rem 0 0; vertical-align: top; }
 td { overflow-wrap: anywhere; }
+.wide { overflow-x: auto; } .wide td { padding: 0 1rem 0 0; overflow-wrap: normal; }
 """
 # The file is opened from disk: nothing may be loaded, nothing may run.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -38,9 +43,12 @@ def html_report(title: str, results: Mapping[str, Any], pictures: Mapping[str, b
     for name, result in results.items():
         parts.append(f"<h2>{html.escape(name)}</h2>")
         parts.append(_table(facts(result)))
-        parts.append("<details><summary>Where this comes from</summary>")
-        parts.append(_table(_fields(result.provenance)))
-        parts.append("</details>")
+        if isinstance(result, SchemeTableResult):
+            parts.append(_grid(scheme_columns(result)))
+        if hasattr(result, "provenance"):
+            parts.append("<details><summary>Where this comes from</summary>")
+            parts.append(_table(_fields(result.provenance)))
+            parts.append("</details>")
     return "\n".join([*parts, "</body></html>", ""])
 
 
@@ -50,7 +58,57 @@ def facts(result: Any) -> list[tuple[str, str]]:
     if hasattr(result, "probabilities"):
         best = np.argsort(-result.probabilities)[:5]
         rows += [(result.classes[i], f"{100 * result.probabilities[i]:.3g} %") for i in best]
+    if hasattr(result, "restored"):
+        rows += [(f"reach, {s.name}", _shares(s.share, s.mean_share)) for s in result.restored]
+    if hasattr(result, "lost"):
+        for name in ("lost", "repeated"):
+            tokens = getattr(result, name)
+            places = [f"({t // result.width}, {t % result.width})" for t in tokens[:8]]
+            more = f" and {len(tokens) - 8:,} more" if len(tokens) > 8 else ""
+            rows = [row for row in rows if row[0] != name]
+            rows.append((f"tokens {name}", ", ".join(places) + more or "none"))
+        rows += [("finding", finding) for finding in result.findings]
     return rows
+
+
+def _shares(own: float, mean: float) -> str:
+    return f"{100 * own:.1f} % of the tokens, mean over tokens {100 * mean:.1f} %"
+
+
+def scheme_columns(table: SchemeTableResult) -> list[list[str]]:
+    """The table of schemes as text: a head, then one line per scheme."""
+    left_out = ("metrics", "definition")
+    plain = [f.name for f in dataclasses.fields(SchemeRow) if f.name not in left_out]
+    metrics = [name for name in (table.rows[0].metrics if table.rows else ()) if name not in plain]
+    head = [*plain[:2], *metrics, *plain[2:]]
+    rows = [{name: getattr(row, name) for name in plain} | row.metrics for row in table.rows]
+    return [head, *([_cell(row[name]) for name in head] for row in rows)]
+
+
+def scheme_csv(table: SchemeTableResult) -> bytes:
+    """The table of schemes for a spreadsheet: numbers with all digits, what is not known empty."""
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows(scheme_columns(table))
+    return file.getvalue().encode()
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return "" if np.isnan(value) else f"{value:.6g}"
+    text = str(value)
+    # A spreadsheet would run a cell that starts like a formula.
+    return f"'{text}" if isinstance(value, str) and text[:1] in ("=", "+", "-", "@") else text
+
+
+def _grid(lines: list[list[str]]) -> str:
+    head, *rest = lines
+    cells = "".join(f"<th>{html.escape(name.replace('_', ' '))}</th>" for name in head)
+    body = "".join(
+        f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in line)}</tr>" for line in rest
+    )
+    return f'<div class="wide"><table><tr>{cells}</tr>{body}</table></div>'
 
 
 def _fields(record: Any) -> list[tuple[str, str]]:
@@ -72,7 +130,9 @@ def _text(value: Any) -> str:
         return {True: "yes", False: "no", None: "none"}[value]
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return "not known" if np.isnan(value) else f"{value:.4g}"
+    return str(value)
 
 
 def _table(rows: Iterable[tuple[str, str]]) -> str:

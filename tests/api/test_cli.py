@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from PIL import Image
 
 from workbench.cli import main
 from workbench.export import load_results
-from workbench.results import ErfResult
+from workbench.results import ErfResult, UserProbeResult
 
 SMALL = ["--model", "test", "--weights", "random", "--size", "128"]
 
@@ -59,6 +60,69 @@ def test_each_analysis_writes_its_files(
     assert not any(word in page for word in ("<script", 'src="http', "href="))
 
 
+def test_three_scans_reach_and_a_table_of_schemes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--stage", "1", "--scan-c", "zigma", "--reach", "--y", "5", "--x", "6"]
+    flags += ["--compare", "hilbert", "windows:size=3", "vim", "--format", "json,npz,svg,zip,csv"]
+    assert run(tmp_path, "scan", *flags) == 0
+    bundle = load_results(tmp_path / "scan.zip")
+    assert set(bundle.results) == {
+        *("scan_a", "scan_b", "scan_c", "reach_a", "reach_b", "reach_c", "schemes")
+    }
+    assert set(bundle.pictures) == {"scan", "reach"}
+    assert bundle.results["scan_c"].is_verified
+    reach = bundle.results["reach_a"]
+    assert (reach.y, reach.x, reach.steps_back[5, 6]) == (5, 6, 0)
+    table = bundle.results["schemes"]
+    assert [row.scan for row in table.rows] == ["hilbert", "windows:size=3", "vim"]
+    assert [row.status for row in table.rows] == ["measured", "measured", "path only"]
+    head, *lines = list(csv.reader((tmp_path / "schemes.csv").read_text().splitlines()))
+    assert len(set(head)) == len(head) and "definition" not in head
+    assert [line[head.index("scan")] for line in lines] == [row.scan for row in table.rows]
+    assert float(lines[0][head.index("p50_ms")]) > 0 and lines[2][head.index("p50_ms")] == ""
+    for name in ("scan.svg", "reach.svg"):
+        assert (tmp_path / name).read_text(encoding="utf-8").lstrip().startswith("<?xml")
+    said = capsys.readouterr().out
+    assert "reach, scan alone" in said and "path only" in said
+
+
+def test_every_scheme_without_times(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--all-schemes", "--no-latency", "--scan", "msvmamba", "--format", "html,png"]
+    assert run(tmp_path, "scan", *flags) == 0
+    page = (tmp_path / "scan.html").read_text(encoding="utf-8")
+    for word in ("<td>es2d:step=8</td>", "<td>hilbert</td>", "<td>cascade2d</td>", "mean reach"):
+        assert word in page
+    assert "not measured" in capsys.readouterr().out
+
+
+def test_probe_of_an_own_operator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own_scan.py").write_text(
+        "def gather(x):\n"
+        "    return x[:, :, ::2].flatten(2)\n"
+        "def merge(ys, height, width):\n"
+        "    y = ys.new_empty(ys.shape[0], ys.shape[1], height, width)\n"
+        "    y[:, :, ::2] = ys.unflatten(2, (-1, width))\n"
+        "    return y\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    flags = ["--probe", "own_scan:gather,merge", "--height", "4", "--width", "5"]
+    formats = ["--format", "json,npz,png,svg,html,zip"]
+    assert main(["scan", *flags, *formats, "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "(1, 0), (1, 1)" in said and "and 2 more" in said
+    assert "10 of 20 tokens differ, first (1, 0), which is never written" in said
+    result = load_results(tmp_path / "out" / "scan.zip").results["probe"]
+    assert isinstance(result, UserProbeResult) and result.backward == "yes"
+    assert "never written" in (tmp_path / "out" / "scan.html").read_text(encoding="utf-8")
+    assert main(["scan", "--probe", "own_scan:nothing"]) == 2
+    assert capsys.readouterr().err.startswith("error: own_scan has no 'nothing'")
+    sys.modules.pop("own_scan")
+
+
 def test_own_photo_focus_and_zip(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photo = tmp_path / "mine.png"
     Image.effect_noise((90, 60), 60).convert("RGB").save(photo)
@@ -93,7 +157,8 @@ def test_own_photo_focus_and_zip(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_bad_input_ends_in_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], words: str
 ) -> None:
-    assert run(tmp_path, "scan", "--format", "json", *flags) == 2
+    formats = [] if "--format" in flags else ["--format", "json"]
+    assert run(tmp_path, "scan", *formats, *flags) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ") and words in said and "Traceback" not in said
 
@@ -108,7 +173,7 @@ def test_unknown_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     with pytest.raises(SystemExit) as caught:
         run(tmp_path, "scan", "--format", "gif")
     assert caught.value.code == 2
-    assert "json, npz, png, html, zip" in capsys.readouterr().err
+    assert "json, npz, png, svg, html, zip, csv" in capsys.readouterr().err
 
 
 def test_info_lists_what_can_be_chosen(capsys: pytest.CaptureFixture[str]) -> None:

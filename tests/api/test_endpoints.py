@@ -15,7 +15,8 @@ from workbench.security import launch_options, queue_options, quiet_environment
 from workbench.settings import Settings
 
 quiet_environment()
-ENDPOINTS = {"/info", "/predict", "/scan", "/erf", "/attribution", "/profile", "/export"}
+ENDPOINTS = {"/info", "/predict", "/scan", "/schemes", "/erf", "/attribution", "/profile"}
+ENDPOINTS |= {"/export"}
 TEST_MODEL = {"model": "efficientvmamba_test", "weights": "random", "size": 128}
 
 
@@ -83,6 +84,37 @@ def test_scan(client) -> None:
     assert answer["is_verified"] is True
 
 
+def test_scan_has_the_reach_of_a_token(client) -> None:
+    answer = client.predict(**TEST_MODEL, stage=2, y=3, x=9, api_name="/scan")
+    reach = answer["reach"]
+    assert (reach["y"], reach["x"], reach["steps_back"][3][9]) == (3, 9, 0)
+    assert reach["curve_p50"][0] == 1.0 and reach["layer"] == "layers.1.blocks.0.op"
+    assert reach["restored"][-1]["share"] == 1.0
+    centre = client.predict(**TEST_MODEL, stage=2, api_name="/scan")["reach"]
+    assert (centre["y"], centre["x"]) == (8, 8)
+
+
+def test_scan_takes_any_scheme_with_its_numbers(client) -> None:
+    answer = client.predict(
+        **TEST_MODEL, scan="windows:size=3,reverse=2", stage=1, api_name="/scan"
+    )
+    assert answer["is_verified"] is True and answer["provenance"]["scan"].endswith("reverse=2")
+    drawn = client.predict(**TEST_MODEL, scan="vim", stage=1, api_name="/scan")
+    assert drawn["is_runnable"] is False and drawn["is_verified"] is False
+    assert drawn["reach"]["decay"][0][0] is None
+
+
+def test_schemes(client) -> None:
+    answer = client.predict(
+        **TEST_MODEL, scan="morton:transpose=2", stage=2, latency=False, api_name="/schemes"
+    )
+    rows = {row["scan"]: row for row in answer["rows"]}
+    assert {"es2d:step=2", "ss2d", "hilbert", "vim", "morton:transpose=2"} <= set(rows)
+    assert rows["ss2d"]["metrics"]["mean_reach"] == 1.0
+    assert rows["vim"]["status"] == "path only" and rows["hilbert"]["status"] == "not measured"
+    assert rows["hilbert"]["p50_ms"] is None
+
+
 def test_erf(client) -> None:
     answer = client.predict(**TEST_MODEL, stage=2, y=3, x=9, images=2, api_name="/erf")
     mass = np.array(answer["mass"])
@@ -134,6 +166,11 @@ def test_a_photo_as_data_uri(client) -> None:
         ("/scan", {"scan": "es2d:step=0"}, "step"),
         ("/scan", {"scan": "helix"}, "es2d"),
         ("/scan", {"stage": 7}, "stage"),
+        ("/scan", {"scan": "windows:size=-2"}, "size"),
+        ("/scan", {"scan": "es2d:step=1.5"}, "whole number"),
+        ("/scan", {"scan": "numpy:array"}, "es2d"),
+        ("/schemes", {"latency": 1}, "true or false"),
+        ("/predict", {"scan": "cascade2d"}, "another network"),
         ("/erf", {"images": 0}, "image"),
         ("/attribution", {"target": 10_000}, "class"),
         ("/predict", {"size": 100_000}, "224"),

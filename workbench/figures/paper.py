@@ -169,7 +169,9 @@ def reach_figure(results: list[ReachResult], rgb: np.ndarray) -> Figure:
                     np.where(result.steps_back >= 0, np.maximum(result.decay, LEAST_LEFT), np.nan),
                     {"norm": LogNorm(LEAST_LEFT, 1.0)},
                     f"share of state left (log; below {LEAST_LEFT:.0e} as that)",
-                    "what is left of a state",
+                    "what is left of a state"
+                    if result.curve_steps.size
+                    else "what is left is not known: path only",
                 ),
             )
         ):

@@ -1,6 +1,7 @@
-"""The HTTP API: seven endpoints with stable names, each one function of names and numbers.
+"""The HTTP API: eight endpoints with stable names, each one function of names and numbers.
 
-Names come from the lists that `/info` returns. `image` is a gallery name or a photo as a data URI
+Names come from the lists that `/info` returns; a scan may have any of its numbers, such as
+"windows:size=3,reverse=2". `image` is a gallery name or a photo as a data URI
 ("data:image/png;base64,..."); paths and URLs are not accepted. Arrays are nested lists, `(y, x)`.
 """
 
@@ -27,7 +28,7 @@ from workbench.results import (
     ErfResult,
     PredictionResult,
     ProfileResult,
-    ScanResult,
+    SchemeTableResult,
 )
 from workbench.runtime import Workbench
 from workbench.view import View
@@ -47,6 +48,7 @@ PARAMETERS: dict[str, tuple[Any, Any]] = {  # name -> (type, default) of the pub
     "x": (int | None, None),
     "target": (int | None, None),
     "images": (int, N_ERF_IMAGES),
+    "latency": (bool, True),
 }
 
 
@@ -86,8 +88,9 @@ def image_id(wb: Workbench, image: str) -> str:
 def check_type(name: str, value: object) -> None:
     """Raise `BadInputError` where a client sent another type than the published one."""
     kind = PARAMETERS[name][0]
-    if isinstance(value, bool) or not isinstance(value, kind):
-        words = {str: "text", int: "a whole number"}.get(kind, "a whole number or null")
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        known = {str: "text", int: "a whole number", bool: "true or false"}
+        words = known.get(kind, "a whole number or null")
         raise BadInputError(f"{name} is {str(value)[:40]!r}; give {words}.")
 
 
@@ -147,9 +150,16 @@ def add_api(wb: Workbench) -> None:
         """Class probabilities of one photo."""
         return wb.predict(view_of(**arguments))
 
-    def scan(**arguments: Any) -> ScanResult:
-        """Scan path of one stage, read back from the operator that runs, with its metrics."""
-        return wb.scan(view_of(**arguments))
+    def scan(**arguments: Any) -> dict[str, Any]:
+        """Scan path of one stage, read back from the operator that runs, with its metrics; "reach":
+        what can influence token (y, x), by default the centre, and how much of it is left."""
+        view = view_of(**arguments)
+        return plain(wb.scan(view)) | {"reach": wb.reach(view)}
+
+    def schemes(latency: bool, **arguments: Any) -> SchemeTableResult:
+        """Every scheme and `scan` on one stage's map: metrics, cost and, with `latency`, the time
+        of one scan after a check against the reference (about ten seconds)."""
+        return result_of(wb.scheme_table(view_of(**arguments), measure=latency))
 
     def erf(images: int, **arguments: Any) -> ErfResult:
         """Effective receptive field of token (y, x) of a stage, mean over `images` photos."""
@@ -173,7 +183,8 @@ def add_api(wb: Workbench) -> None:
     for fn, names in (
         (info, ()),
         (predict, what),
-        (scan, (*what, "stage")),
+        (scan, (*what, "stage", "y", "x")),
+        (schemes, (*what, "stage", "latency")),
         (erf, (*what, "stage", "y", "x", "images")),
         (attribution, (*what, "target")),
         (profile, what),
