@@ -175,7 +175,9 @@ def scan2d(
 ) -> Tensor:
     """The operator on tokens `[B, T, C]`; parameters as in `kernels.scan2d`."""
     tensors = (tokens, x_proj, dt_weight, dt_bias, A_logs, Ds)
-    y: Tensor = _call(_Scan2d, *tensors, *operands, backend, needs_gradients(*tensors))[0]
+    y: Tensor = _call(
+        _Scan2d, _forward_2d, *tensors, *operands, backend, needs_gradients(*tensors)
+    )[0]
     return y
 
 
@@ -193,7 +195,7 @@ def selective_scan(
     """The operator in Mamba's layout, B and C `[B, K, N, L]`: outputs and last states."""
     tensors = (u, delta, A, B, C, D, bias)
     keep = needs_gradients(*tensors)
-    y, last_state, _ = _call(_SelectiveScan, *tensors, softplus, backend, keep)
+    y, last_state, _ = _call(_SelectiveScan, _forward_1d, *tensors, softplus, backend, keep)
     return y, last_state
 
 
@@ -278,8 +280,6 @@ def _fake_backward_1d(grad_y, *rest):
 class _Function(torch.autograd.Function):
     """What autograd runs in an operator's place; `forward` is the operator below autograd."""
 
-    operator: Any
-
     @staticmethod
     def setup_context(ctx, inputs, output):
         pass
@@ -302,7 +302,7 @@ class _Function(torch.autograd.Function):
 class _Scan2d(_Function):
     @staticmethod
     def forward(*inputs):
-        return _below_autograd(_Scan2d, inputs)
+        return _below_autograd(_forward_2d, inputs)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -317,7 +317,7 @@ class _Scan2d(_Function):
         *tensors, table = _saved(ctx)
         wanted = ctx.needs_input_grad[:2]
         grads = _call(
-            _Scan2dBackward, grad_y, *tensors, *ctx.order, table, ctx.backend, *wanted
+            _Scan2dBackward, _backward_2d, grad_y, *tensors, *ctx.order, table, ctx.backend, *wanted
         )
         return *_only_wanted(ctx, grads), *(None,) * 6
 
@@ -325,7 +325,7 @@ class _Scan2d(_Function):
 class _SelectiveScan(_Function):
     @staticmethod
     def forward(*inputs):
-        return _below_autograd(_SelectiveScan, inputs)
+        return _below_autograd(_forward_1d, inputs)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -339,7 +339,13 @@ class _SelectiveScan(_Function):
             return (None,) * 10
         *tensors, checkpoints = _saved(ctx)
         grads = _call(
-            _SelectiveScanBackward, grad_y, *tensors, ctx.softplus, checkpoints, ctx.backend
+            _SelectiveScanBackward,
+            _backward_1d,
+            grad_y,
+            *tensors,
+            ctx.softplus,
+            checkpoints,
+            ctx.backend,
         )
         return *_only_wanted(ctx, grads), None, None, None
 
@@ -347,7 +353,7 @@ class _SelectiveScan(_Function):
 class _Scan2dBackward(_Function):
     @staticmethod
     def forward(*inputs):
-        return _below_autograd(_Scan2dBackward, inputs)
+        return _below_autograd(_backward_2d, inputs)
 
     @staticmethod
     def backward(ctx, *_):
@@ -357,23 +363,23 @@ class _Scan2dBackward(_Function):
 class _SelectiveScanBackward(_Function):
     @staticmethod
     def forward(*inputs):
-        return _below_autograd(_SelectiveScanBackward, inputs)
+        return _below_autograd(_backward_1d, inputs)
 
     @staticmethod
     def backward(ctx, *_):
         raise _no_second_derivative()
 
 
-def _below_autograd(function: type[_Function], inputs: tuple[Any, ...]) -> Any:
+def _below_autograd(operator: Any, inputs: tuple[Any, ...]) -> Any:
     with torch._C._AutoDispatchBelowAutograd():
-        return function.operator(*inputs)
+        return operator(*inputs)
 
 
-def _call(function: type[_Function], *inputs: Any) -> Any:
+def _call(function: type[_Function], operator: Any, *inputs: Any) -> Any:
     """The operator; a transform of torch.func takes the autograd function instead, as it must."""
     if _is_transformed():
         return function.apply(*inputs)
-    return function.operator(*inputs)
+    return operator(*inputs)
 
 
 @traced_once
@@ -408,18 +414,17 @@ def _no_second_derivative() -> NotImplementedError:
 def _register(name, run, fake, function, flops):
     overload = getattr(getattr(torch.ops, NAMESPACE), name).default
 
-    function.operator = overload
-
     def autograd(*inputs):
         tensors = (t for t in inputs if isinstance(t, Tensor))
         if forward_ad._current_level >= 0 or needs_gradients(*tensors):
             return function.apply(*inputs)
-        return _below_autograd(function, inputs)
+        return _below_autograd(overload, inputs)
 
     _library.impl(name, run, "CompositeExplicitAutograd")
     _library.impl(name, autograd, "Autograd")
     torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_library)
     register_flop_formula(overload.overloadpacket)(flops)
+    return overload
 
 
 # One multiply-accumulate counts two operations, and the recurrence as in `models.complexity`, so
@@ -447,12 +452,14 @@ def _backward_flops_1d(grad_y, *rest, **_):
     return 2 * _flops_1d(*rest)
 
 
-_register("scan2d", _run_forward_2d, _fake_forward_2d, _Scan2d, _flops_2d)
-_register("selective_scan", _run_forward_1d, _fake_forward_1d, _SelectiveScan, _flops_1d)
-_register(
+_forward_2d = _register("scan2d", _run_forward_2d, _fake_forward_2d, _Scan2d, _flops_2d)
+_backward_2d = _register(
     "scan2d_backward", _run_backward_2d, _fake_backward_2d, _Scan2dBackward, _backward_flops_2d
 )
-_register(
+_forward_1d = _register(
+    "selective_scan", _run_forward_1d, _fake_forward_1d, _SelectiveScan, _flops_1d
+)
+_backward_1d = _register(
     "selective_scan_backward",
     _run_backward_1d,
     _fake_backward_1d,

@@ -15,7 +15,6 @@ from kernels._cpu import columns as col
 from kernels._cpu.run import run_program
 from kernels.scan_order import PAD, ScanOrder
 
-
 _COLUMN = {name: value for name, value in vars(col).items() if isinstance(value, int)}
 
 
@@ -195,9 +194,7 @@ def in_vectors(weight: Tensor) -> Tensor:
     return F.pad(weight.transpose(1, 2), (0, -weight.shape[1] % col.LANES)).contiguous()
 
 
-def project(
-    x: Tensor, weight: Tensor, width: int, plan: Plan, out: Tensor | None = None
-) -> Tensor:
+def project(x: Tensor, weight: Tensor, width: int, plan: Plan, out: Tensor | None = None) -> Tensor:
     """Tokens `[B, tokens, C]` along the order times `in_vectors(weight)`: `[B, K, L, width]`."""
     batch, _, channels = x.shape
     if out is None:
