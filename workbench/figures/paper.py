@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, LogNorm
+from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
@@ -161,13 +161,13 @@ def reach_figure(results: list[ReachResult], rgb: np.ndarray) -> Figure:
             (
                 (
                     np.where(result.steps_back >= 0, result.steps_back, np.nan),
-                    {"vmin": 0, "vmax": farthest},
+                    Normalize(0, farthest),
                     "steps back",
                     f"{label}: {share} can matter",
                 ),
                 (
                     np.where(result.steps_back >= 0, np.maximum(result.decay, LEAST_LEFT), np.nan),
-                    {"norm": LogNorm(LEAST_LEFT, 1.0)},
+                    LogNorm(LEAST_LEFT, 1.0),
                     f"share of state left (log; below {LEAST_LEFT:.0e} as that)",
                     "what is left of a state"
                     if result.curve_steps.size
@@ -177,7 +177,7 @@ def reach_figure(results: list[ReachResult], rgb: np.ndarray) -> Figure:
         ):
             axes = figure.add_subplot(grid[row, i])
             axes.imshow(rgb, extent=(0, width, height, 0), alpha=0.35)
-            shown = axes.imshow(values, cmap="cividis", extent=extent, alpha=0.85, **norm)
+            shown = axes.imshow(values, cmap="cividis", extent=extent, alpha=0.85, norm=norm)
             _map_axes(axes, title, height, width, colour)
             _focus(axes, result.y, result.x, result.stride)
             if i == n - 1:
