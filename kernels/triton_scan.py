@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kernels._triton import launch, project
-from kernels._triton.orders import plan_of, rows_plan
+from kernels._triton.orders import Plan, plan_of, rows_plan
 from kernels.scan_order import ScanOrder
 
 # Shape and dtype of what the forward pass saves for the backward pass.
@@ -68,8 +68,9 @@ def scan2d_forward(
     any floating dtype.
     """
     plan = plan_of(order, tokens.device)
-    projected = project.project(tokens, x_proj, plan)
-    inputs = launch.ScanInputs(plan, tokens, projected, A_logs, dt_bias, Ds, dt_weight=dt_weight)
+    tokens = tokens.contiguous()
+    projected = project.project(tokens, x_proj.contiguous(), plan)
+    inputs = _map_inputs(plan, tokens, projected, A_logs, dt_bias, Ds, dt_weight)
     y, checkpoints, _ = launch.scan_forward(inputs, keep)
     if plan.is_sum:
         y = project.merge(y, plan, tokens.dtype)
@@ -92,7 +93,8 @@ def scan2d_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of tokens and the parameters, each in its dtype; empty where not wanted."""
     plan = plan_of(order, tokens.device)
-    inputs = launch.ScanInputs(plan, tokens, projected, A_logs, dt_bias, Ds, dt_weight=dt_weight)
+    tokens, x_proj = tokens.contiguous(), x_proj.contiguous()
+    inputs = _map_inputs(plan, tokens, projected, A_logs, dt_bias, Ds, dt_weight)
     grads = launch.scan_backward(inputs, checkpoints, grad_y.contiguous())
     n_sets = dt_weight.shape[0]
 
@@ -186,6 +188,29 @@ def saved_shapes_selective_scan(
     return launch.checkpoints_shape(batch, groups, length, channels, states), torch.float32
 
 
-def _rows_inputs(u, delta, A, B, C, D, bias, softplus) -> launch.ScanInputs:
+def _map_inputs(
+    plan: Plan,
+    tokens: Tensor,
+    projected: Tensor,
+    A_logs: Tensor,
+    bias: Tensor,
+    skip: Tensor,
+    dt_weight: Tensor,
+) -> launch.ScanInputs:
+    a, bias, skip, weight = (t.contiguous() for t in (A_logs, bias, skip, dt_weight))
+    return launch.ScanInputs(plan, tokens, projected, a, bias, skip, dt_weight=weight)
+
+
+def _rows_inputs(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    bias: Tensor,
+    softplus: bool,
+) -> launch.ScanInputs:
     plan = rows_plan(B.shape[1], u.shape[2])
+    u, delta, A, B, C, D, bias = (t.contiguous() for t in (u, delta, A, B, C, D, bias))
     return launch.ScanInputs(plan, u, delta, A, bias, D, B=B, C=C, softplus=softplus)

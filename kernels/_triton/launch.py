@@ -199,9 +199,7 @@ def scan_backward(inputs: ScanInputs, checkpoints: Tensor, grad_y: Tensor) -> Sc
     if n_blocks > 1:
         sharing = PARTIAL if torch.are_deterministic_algorithms_enabled() else ATOMIC
 
-    def shared(like: Tensor | None) -> Tensor | None:
-        if like is None:
-            return None
+    def shared(like: Tensor) -> Tensor:
         shape = (n_blocks if sharing == PARTIAL else 1, *like.shape)
         make = like.new_zeros if sharing == ATOMIC else like.new_empty
         return make(shape, dtype=torch.float32)
@@ -217,8 +215,12 @@ def scan_backward(inputs: ScanInputs, checkpoints: Tensor, grad_y: Tensor) -> Sc
         width = tile.channels * tiles.power_of_two(inputs.states)
         starts = x.new_empty(n_programs * parts * width, dtype=torch.float32)
     grad_x = outputs(inputs, torch.float32 if plan.is_sum else x.dtype)
-    grad_delta = shared(inputs.delta) if inputs.is_map else torch.empty_like(inputs.delta)
-    grad_b, grad_c = shared(inputs.B), shared(inputs.C)
+    if inputs.is_map:
+        grad_delta, grad_b, grad_c = shared(inputs.delta), None, None
+    else:
+        assert inputs.B is not None and inputs.C is not None
+        grad_delta = torch.empty_like(inputs.delta)
+        grad_b, grad_c = shared(inputs.B), shared(inputs.C)
     grad_a, grad_bias, grad_skip = per_row(inputs.states), per_row(), per_row()
     grad_weight = per_row(inputs.rank) if inputs.is_map else None
     fixed = constants(

@@ -6,7 +6,7 @@ Compilers differ, and nobody here can try every GPU; a wrong answer must be foun
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import torch
@@ -86,15 +86,18 @@ def _scan2d_errors(
     }
     grad_y = random(BATCH, height * width, channels)
 
-    def exact(tokens: Tensor, *parameters: Tensor) -> Tensor:
-        x = tokens.transpose(1, 2).reshape(BATCH, channels, height, width)
-        y = reference.scan2d_reference(x, *parameters, order)
-        return y.flatten(2).transpose(1, 2)
+    def exact(*leaves: Tensor) -> tuple[Tensor, ...]:
+        x, *parameters = leaves
+        on_map = x.transpose(1, 2).reshape(BATCH, channels, height, width)
+        run: Callable[..., Tensor] = reference.scan2d_reference
+        return (run(on_map, *parameters, order).flatten(2).transpose(1, 2),)
 
+    forward: Callable[..., tuple[Tensor, ...]] = triton_scan.scan2d_forward
+    backward: Callable[..., tuple[Tensor, ...]] = triton_scan.scan2d_backward
     given = [t.to(device) for t in inputs.values()]
-    y, *saved = triton_scan.scan2d_forward(*given, order, True)
-    grads = triton_scan.scan2d_backward(grad_y.to(device), *given, *saved, order)
-    return _errors(exact, inputs, grad_y, [y, *grads])
+    y, *saved = forward(*given, order, True)
+    grads = backward(grad_y.to(device), *given, *saved, order)
+    return _errors(exact, inputs, grad_y, {"the output": y}, grads)
 
 
 def _row_errors(
@@ -115,13 +118,16 @@ def _row_errors(
     }
     grad_y = random(BATCH, groups * channels, length)
 
-    def exact(*tensors: Tensor) -> Tensor:
-        return reference.selective_scan_reference(*tensors, delta_softplus=True)
+    def exact(*leaves: Tensor) -> tuple[Tensor, ...]:
+        run: Callable[..., tuple[Tensor, ...]] = reference.selective_scan_reference
+        return run(*leaves, delta_softplus=True)
 
+    forward: Callable[..., tuple[Tensor, ...]] = triton_scan.selective_scan_forward
+    backward: Callable[..., tuple[Tensor, ...]] = triton_scan.selective_scan_backward
     given = [t.to(device) for t in inputs.values()]
-    y, _, checkpoints = triton_scan.selective_scan_forward(*given, True, True)
-    grads = triton_scan.selective_scan_backward(grad_y.to(device), *given, True, checkpoints)
-    return _errors(exact, inputs, grad_y, [y, *grads])
+    y, last, checkpoints = forward(*given, True, True)
+    grads = backward(grad_y.to(device), *given, True, checkpoints)
+    return _errors(exact, inputs, grad_y, {"the output": y, "the last state": last}, grads)
 
 
 def _generator() -> Callable[..., Tensor]:
@@ -130,16 +136,20 @@ def _generator() -> Callable[..., Tensor]:
 
 
 def _errors(
-    exact: Callable[..., Tensor], inputs: dict[str, Tensor], grad_y: Tensor, given: list[Tensor]
+    exact: Callable[..., tuple[Tensor, ...]],
+    inputs: dict[str, Tensor],
+    grad_y: Tensor,
+    outputs: dict[str, Tensor],
+    grads: Sequence[Tensor],
 ) -> dict[str, float]:
-    """Relative L2 of the output and every gradient against the reference in float64."""
+    """Relative L2 of the outputs and every gradient against the reference in float64."""
     # An ordinary differentiated run, whatever the caller is in the middle of.
     with torch.inference_mode(False), torch.enable_grad():
         leaves = [t.clone().double().requires_grad_() for t in inputs.values()]
-        y = exact(*leaves)
-        right = [y.detach(), *torch.autograd.grad(y, leaves, grad_y.clone().double())]
-    names = ("the output", *(f"the gradient of {name}" for name in inputs))
+        right = list(exact(*leaves))
+        right += torch.autograd.grad(right[0], leaves, grad_y.clone().double())
+    names = (*outputs, *(f"the gradient of {name}" for name in inputs))
     return {
         name: float((ours.cpu().double() - theirs).norm() / theirs.norm())
-        for name, ours, theirs in zip(names, given, right, strict=True)
+        for name, ours, theirs in zip(names, (*outputs.values(), *grads), right, strict=True)
     }

@@ -5,6 +5,8 @@ and arithmetic overlap. Backward goes through the stored states from the last to
 two of them it computes the states once more, `STEPS` at a time, and walks back over those.
 """
 
+# Tuples grow while Triton unrolls a loop; to mypy each has one length.
+# mypy: disable-error-code="assignment"
 from __future__ import annotations
 
 import triton

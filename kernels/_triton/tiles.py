@@ -35,8 +35,8 @@ MAX_ELEMENTS = {
 # registers.
 MAX_ELEMENTS_HIP = {**MAX_ELEMENTS, "chunks_forward": 32}
 MAX_WARPS = 8
-# Ranks up to this share a variant. Not fewer lanes: with as many as states the tiles of dt's weights
-# and of the state have one layout, which saves registers.
+# Ranks up to this share a variant. Not fewer lanes: with as many as states, the weights of dt
+# and the state have one layout, which saves registers.
 SHORTEST_RANK = 16
 
 
