@@ -6,7 +6,14 @@ import pytest
 import torch
 
 import kernels
-from kernels import backends, resolve_backend, scan2d, scan_order, selective_scan
+from kernels import (
+    backends,
+    resolve_backend,
+    scan2d,
+    scan_order,
+    selective_scan,
+    selective_scan_fn,
+)
 
 
 @pytest.fixture
@@ -155,6 +162,19 @@ def test_scan2d_names_the_argument_that_is_wrong(inputs, name, change, error, me
         ("B", lambda t: t[:, 0, :3], r"B must be \[2, 4, 9\]"),
         ("C", lambda t: t[:, :1], r"C must be \[2, 3, 4, 9\] \(the shape of B\)"),
         ("D", lambda t: t[:2], r"D must be \[6\]"),
+        ("A", lambda t: t[:, :0], r"A must be \[6, states\]"),
+        (
+            "B",
+            lambda t: torch.zeros(6, 4),
+            "B is .6, 4.: mamba_ssm's form without steps is not sup",
+        ),
+        (
+            "C",
+            lambda t: torch.zeros(6, 4),
+            "C is .6, 4.: mamba_ssm's form without steps is not sup",
+        ),
+        ("u", lambda t: t[:, :, :0], r"u must be .*given \[2, 6, 0\]"),
+        ("delta", lambda t: t.to("meta"), "delta is on meta, u on cpu; move all to one device"),
         ("delta_bias", lambda t: t[None], r"delta_bias must be \[6\]"),
     ],
 )
@@ -179,3 +199,117 @@ def test_an_order_that_does_not_fit_is_refused(inputs) -> None:
     with pytest.raises(ValueError, match="uses parameter set 3; the weights have sets 0 to 1"):
         scan2d(**two_sets)
     assert scan2d(**two_sets, step=1).shape == inputs["x"].shape
+
+
+@pytest.mark.parametrize("name", ["A", "B", "C"])
+def test_complex_parameters_are_refused_by_name(name) -> None:
+    given = scan_inputs()
+    with pytest.raises(TypeError, match=f"{name} is torch.complex64: mamba_ssm's complex form"):
+        selective_scan(**{**given, name: given[name].to(torch.complex64)})
+
+
+def test_the_gate_is_checked() -> None:
+    given = scan_inputs()
+    with pytest.raises(ValueError, match=r"z must be \[2, 6, 9\] \(the shape of u\)"):
+        selective_scan(**given, z=given["u"][:, :3])
+    with pytest.raises(TypeError, match="z must be a tensor; given float"):
+        selective_scan(**given, z=1.0)
+
+
+@pytest.mark.parametrize("softplus", [True, False])
+def test_gate_and_last_state_agree_with_the_reference(softplus, with_gradients, check_all) -> None:
+    given = scan_inputs()
+    inputs = [*given.values(), torch.randn(2, 6, 9)]
+
+    def run(backend: str):
+        def function(u, delta, A, B, C, D, bias, z):
+            return selective_scan(u, delta, A, B, C, D, bias, softplus, z=z, backend=backend)
+
+        return function
+
+    grad_y = torch.randn(2, 6, 9)
+    check_all(
+        with_gradients(run("cpu"), inputs, grad_y),
+        with_gradients(run("reference"), inputs, grad_y, torch.float64),
+    )
+    states = []
+    for backend, dtype in (("cpu", torch.float32), ("reference", torch.float64)):
+        leaves = {k: v.to(dtype).requires_grad_() for k, v in given.items()}
+        y, last = selective_scan(
+            **leaves, delta_softplus=softplus, return_last_state=True, backend=backend
+        )
+        assert last.shape == (2, 6, 4) and last.dtype == torch.float32 and not last.requires_grad
+        assert torch.equal(y, selective_scan(**leaves, delta_softplus=softplus, backend=backend))
+        states.append(last)
+    torch.testing.assert_close(*states, rtol=1e-5, atol=1e-6)
+
+
+def test_last_state_of_any_size() -> None:
+    """Channels and states that fill no vector; a length that fills no chunk."""
+    for rows, states, length in ((17, 5, 1), (40, 16, 200)):
+        u, delta = torch.randn(2, 2 * rows, length), torch.rand(2, 2 * rows, length)
+        A = -torch.rand(2 * rows, states)
+        B, C = torch.randn(2, 2, 2, states, length).unbind(0)
+        given = selective_scan(u, delta, A, B, C, return_last_state=True, backend="cpu")
+        exact = selective_scan(u, delta, A, B, C, return_last_state=True, backend="reference")
+        for ours, theirs in zip(given, exact, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_mambas_name_and_order_of_arguments() -> None:
+    u, delta, A, B, C, D, bias = scan_inputs().values()
+    z = torch.randn_like(u)
+    y, last = selective_scan_fn(u, delta, A, B, C, D, z, bias, True, True)
+    expected = selective_scan(u, delta, A, B, C, D, bias, True, z=z, return_last_state=True)
+    assert torch.equal(y, expected[0]) and torch.equal(last, expected[1])
+    assert torch.equal(selective_scan_fn(u, delta, A, B, C), selective_scan(u, delta, A, B, C))
+    # Mamba's own B and C have no groups.
+    plain, grouped = B[:, 0], C[:, :1]
+    torch.testing.assert_close(
+        selective_scan(u, delta, A, plain, grouped), selective_scan(u, delta, A, B[:, :1], C[:, 0])
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_16_bit_gate_is_rounded_once(dtype, tolerance, relative_l2) -> None:
+    given = {k: v.to(dtype) for k, v in scan_inputs().items()}
+    z = torch.randn(2, 6, 9, dtype=dtype)
+    y = selective_scan(**given, z=z, backend="cpu")
+    exact = selective_scan(
+        **{k: v.double() for k, v in given.items()}, z=z.double(), backend="reference"
+    )
+    assert y.dtype == dtype and relative_l2(y, exact) <= tolerance[dtype]
+
+
+def test_tensors_without_data_get_shapes(inputs) -> None:
+    shapes = {name: tensor.to("meta") for name, tensor in inputs.items()}
+    assert scan2d(**shapes).shape == inputs["x"].shape
+    y, last = selective_scan(
+        **{k: v.to("meta") for k, v in scan_inputs().items()}, return_last_state=True
+    )
+    assert y.is_meta and y.shape == (2, 6, 9) and last.shape == (2, 6, 4)
+    with pytest.raises(RuntimeError, match="these are on meta. Use backend='auto'"):
+        scan2d(**shapes, backend="cpu")
+
+
+@pytest.mark.parametrize("name", ["x", "x_proj_weight", "dt_projs_bias", "A_logs", "Ds"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e4])
+@pytest.mark.parametrize("order", ["es2d", "ss2d"])
+def test_bad_and_huge_numbers_come_through_scan2d(inputs, name, value, order) -> None:
+    """Where the reference is finite, the same; where not, not: A_logs 1e4 is A = -inf, dt huge."""
+    inputs[name] = inputs[name].clone()
+    inputs[name][(0,) * inputs[name].dim()] = value
+    exact = scan2d(**{k: v.double() for k, v in inputs.items()}, order=order, backend="reference")
+    given = scan2d(**inputs, order=order, backend="cpu")
+    is_finite = exact.isfinite()
+    assert torch.equal(given.isfinite(), is_finite)
+    scale = float(exact[is_finite].abs().max()) if is_finite.any() else 1.0
+    torch.testing.assert_close(
+        given[is_finite].double(), exact[is_finite], rtol=1e-4, atol=1e-5 * max(1.0, scale)
+    )
+
+
+def test_a_path_of_another_network_is_refused(inputs) -> None:
+    other = next(name for name in kernels.SCHEMES if not kernels.ScanSpec(name).is_runnable)
+    with pytest.raises(ValueError, match="is the path of another network and cannot be scanned"):
+        scan2d(**inputs, order=other)

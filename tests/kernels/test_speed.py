@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from kernels.bench import Case
+from kernels import scan2d, selective_scan
+from kernels._bench.cases import Case
 
 pytestmark = pytest.mark.slow
 
@@ -45,6 +46,12 @@ def best(run: Callable[[], object], repeats: int = 15) -> float:
     return min(times)
 
 
+def operate(case: Case, inputs: list[torch.Tensor]) -> torch.Tensor:
+    if case.operator == "scan2d":
+        return scan2d(*inputs, order=case.order, backend="cpu")
+    return selective_scan(*inputs, True, backend="cpu")
+
+
 def forward_and_both(case: Case) -> tuple[float, float]:
     inputs = case.inputs()
     leaves = [t.clone().requires_grad_() for t in inputs]
@@ -52,10 +59,10 @@ def forward_and_both(case: Case) -> tuple[float, float]:
 
     def forward() -> None:
         with torch.no_grad():
-            case.operate(inputs, "cpu")
+            operate(case, inputs)
 
     def both() -> None:
-        torch.autograd.grad(case.operate(leaves, "cpu"), leaves, grad_y)
+        torch.autograd.grad(operate(case, leaves), leaves, grad_y)
 
     return best(forward), best(both)
 
@@ -81,28 +88,43 @@ def test_time_is_linear_in_tokens() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="counts pages as Linux does")
-@pytest.mark.parametrize("operator", ["selective_scan", "scan2d"])
-def test_peak_memory(operator: str) -> None:
+@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.parametrize(
+    ("operator", "order", "batch", "size"),
+    [
+        ("selective_scan", "es2d", 8, 448),
+        ("scan2d", "es2d", 8, 448),
+        ("scan2d", "ss2d", 8, 448),
+        # One image: threads share the blocks of channels and each has its part of a gradient.
+        ("scan2d", "ss2d", 1, 896),
+    ],
+)
+def test_peak_memory(operator: str, order: str, batch: int, size: int, n_threads: int) -> None:
     code = f"""
         import torch
         from pathlib import Path
-        from kernels.bench import Case
-        torch.set_num_threads(1)
+        from kernels import scan2d, selective_scan
+        from kernels._bench.cases import Case
+        torch.set_num_threads({n_threads})
+        def operate(inputs):
+            if "{operator}" == "scan2d":
+                return scan2d(*inputs, order="{order}", backend="cpu")
+            return selective_scan(*inputs, True, backend="cpu")
         def status(name):
             lines = Path("/proc/self/status").read_text().splitlines()
             return 1024 * next(int(l.split()[1]) for l in lines if l.startswith(name))
         def run(case):
-            leaves = [t.clone().requires_grad_() for t in case.inputs()]
+            leaves = [t.requires_grad_() for t in case.inputs()]
             grad_y = torch.ones_like(leaves[0])
             Path("/proc/self/clear_refs").write_text("5")
             before = status("VmRSS")
-            y = case.operate(leaves, "cpu")
+            y = operate(leaves)
             gradients = torch.autograd.grad(y, leaves, grad_y)
             given = sum(4 * t.numel() for t in (*leaves, grad_y))
             made = sum(4 * t.numel() for t in (y, *gradients))
             return (status("VmHWM") - before + given) / (given + made)
-        run(Case("tiny", 2, 1, "{operator}"))
-        print(run(Case("tiny", 1, 8, "{operator}", size=448)))
+        run(Case("tiny", 2, 1, "{operator}", order="{order}"))
+        print(run(Case("tiny", 1, {batch}, "{operator}", size={size}, order="{order}")))
     """
     # Freed memory goes back at once, so that what is counted is in use.
     environment = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
+import textwrap
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -251,3 +256,48 @@ def test_an_order_is_the_same_after_an_operators_arguments() -> None:
         reference.gather_tokens(torch.arange(20.0).view(1, 1, 5, 4), mine),
         reference.gather_tokens(torch.arange(20.0).view(1, 1, 5, 4), own_order()),
     )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="triton's wheel exists for Linux only")
+def test_triton_behind_the_operators() -> None:
+    """Interpreted, which Triton decides once per process."""
+    code = """
+        import torch
+        from torch.library import opcheck
+        from kernels import scan_order, selective_scan, torch_ops
+        from tests.kernels import triton_worker as worker
+        worker.start()
+        ops = torch.ops.efficientvmamba
+        x, *parameters = worker.scan2d_inputs(1, 3, 3, 2, 2, 1)
+        tokens = x.permute(0, 2, 3, 1).reshape(1, 6, 3)
+        settings = ("es2d:step=2", 3, 2, None, "triton")
+        leaves = [t.clone().requires_grad_() for t in (tokens, *parameters)]
+        opcheck(ops.scan2d.default, (*leaves, *settings, True))
+        y, *saved = ops.scan2d(tokens, *parameters, *settings, True)
+        opcheck(ops.scan2d_backward.default,
+                (torch.randn_like(y), tokens, *parameters, *saved, *settings, True, True))
+        rows = worker.row_inputs(1, 2, 2, 5, 3)
+        leaves = [t.clone().requires_grad_() for t in rows]
+        opcheck(ops.selective_scan.default, (*leaves, True, "triton", True))
+        y, _, checkpoints = ops.selective_scan(*rows, True, "triton", True)
+        opcheck(ops.selective_scan_backward.default,
+                (torch.randn_like(y), *rows, True, checkpoints, "triton"))
+        def results(backend, dtype):
+            leaves = [t.to(dtype).requires_grad_() for t in (*rows, torch.ones_like(rows[0]))]
+            *given, z = leaves
+            y, state = selective_scan(*given, True, z=z, return_last_state=True, backend=backend)
+            return [y, state, *torch.autograd.grad(y.square().sum(), leaves)]
+        exact = results("reference", torch.float64)
+        for ours, theirs in zip(results("triton", torch.float32), exact):
+            assert worker.relative_l2(ours, theirs) <= 1e-5
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        timeout=220,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
