@@ -35,6 +35,7 @@ MAX_ELEMENTS = {
 # registers.
 MAX_ELEMENTS_HIP = {**MAX_ELEMENTS, "chunks_forward": 32}
 MAX_WARPS = 8
+WARP, WAVE = 32, 64  # threads of one on NVIDIA and on AMD
 # Ranks up to this share a variant. Not fewer lanes: with as many as states, the weights of dt
 # and the state have one layout, which saves registers.
 SHORTEST_RANK = 16
@@ -102,10 +103,14 @@ def fit(tile: Tile, kernel: str, channels: int, states: int, kind: str) -> Tile:
     width = min(width, power_of_two(channels))
     if kind == "interpreter":
         return replace(tile, channels=min(tile.channels, power_of_two(channels)))
-    fitted = replace(tile, channels=width)
+    most_warps = MAX_WARPS
+    if kind == "hip" and kernel.startswith("chunks"):
+        # More waves than channels x states fill would share the steps, and a scan would cross them.
+        most_warps = max(1, min(MAX_WARPS, width * padded // WAVE))
+    fitted = replace(tile, channels=width, num_warps=min(tile.num_warps, most_warps))
     while (
         elements_per_thread(fitted, kernel, padded, kind) > _most_elements(kernel, kind)
-        and fitted.num_warps < MAX_WARPS
+        and fitted.num_warps < most_warps
     ):
         fitted = replace(fitted, num_warps=2 * fitted.num_warps)
     return fitted
@@ -113,7 +118,7 @@ def fit(tile: Tile, kernel: str, channels: int, states: int, kind: str) -> Tile:
 
 def elements_per_thread(tile: Tile, kernel: str, padded_states: int, kind: str) -> int:
     """State elements of a tile per thread; kernels that go step by step hold one step at a time."""
-    lanes = tile.num_warps * (64 if kind == "hip" else 32)
+    lanes = tile.num_warps * (WAVE if kind == "hip" else WARP)
     steps = 1 if kernel.startswith("steps") else tile.steps
     return -(-tile.channels * steps * padded_states // lanes)
 
@@ -144,7 +149,9 @@ def candidates(
                 tile = Tile(width, n_steps, warps, first.num_stages)
                 held = elements_per_thread(tile, kernel, padded, kind)
                 is_narrow = width <= power_of_two(channels)
-                if is_narrow and limit // 4 <= held <= limit and tile not in found:
+                crosses = kind == "hip" and "chunks" in kernel and warps * WAVE > width * padded
+                is_sized = limit // 4 <= held <= limit
+                if is_narrow and is_sized and not (crosses and warps > 1) and tile not in found:
                     found.append(tile)
     return found
 
