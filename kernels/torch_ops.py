@@ -24,6 +24,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.nn import Parameter
 from torch.utils.flop_counter import register_flop_formula
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -176,7 +177,13 @@ def scan2d(
     """The operator on tokens `[B, T, C]`; parameters as in `kernels.scan2d`."""
     tensors = (tokens, x_proj, dt_weight, dt_bias, A_logs, Ds)
     y: Tensor = _call(
-        _Scan2d, _forward_2d, *tensors, *operands, backend, needs_gradients(*tensors)
+        _Scan2d,
+        _forward_2d,
+        _run_forward_2d,
+        *tensors,
+        *operands,
+        backend,
+        needs_gradients(*tensors),
     )[0]
     return y
 
@@ -195,7 +202,9 @@ def selective_scan(
     """The operator in Mamba's layout, B and C `[B, K, N, L]`: outputs and last states."""
     tensors = (u, delta, A, B, C, D, bias)
     keep = needs_gradients(*tensors)
-    y, last_state, _ = _call(_SelectiveScan, _forward_1d, *tensors, softplus, backend, keep)
+    y, last_state, _ = _call(
+        _SelectiveScan, _forward_1d, _run_forward_1d, *tensors, softplus, backend, keep
+    )
     return y, last_state
 
 
@@ -302,7 +311,7 @@ class _Function(torch.autograd.Function):
 class _Scan2d(_Function):
     @staticmethod
     def forward(*inputs):
-        return _below_autograd(_forward_2d, inputs)
+        return _below_autograd(_forward_2d, _run_forward_2d, inputs)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -317,7 +326,15 @@ class _Scan2d(_Function):
         *tensors, table = _saved(ctx)
         wanted = ctx.needs_input_grad[:2]
         grads = _call(
-            _Scan2dBackward, _backward_2d, grad_y, *tensors, *ctx.order, table, ctx.backend, *wanted
+            _Scan2dBackward,
+            _backward_2d,
+            _run_backward_2d,
+            grad_y,
+            *tensors,
+            *ctx.order,
+            table,
+            ctx.backend,
+            *wanted,
         )
         return *_only_wanted(ctx, grads), *(None,) * 6
 
@@ -325,7 +342,7 @@ class _Scan2d(_Function):
 class _SelectiveScan(_Function):
     @staticmethod
     def forward(*inputs):
-        return _below_autograd(_forward_1d, inputs)
+        return _below_autograd(_forward_1d, _run_forward_1d, inputs)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -341,6 +358,7 @@ class _SelectiveScan(_Function):
         grads = _call(
             _SelectiveScanBackward,
             _backward_1d,
+            _run_backward_1d,
             grad_y,
             *tensors,
             ctx.softplus,
@@ -353,7 +371,7 @@ class _SelectiveScan(_Function):
 class _Scan2dBackward(_Function):
     @staticmethod
     def forward(*inputs):
-        return _below_autograd(_backward_2d, inputs)
+        return _below_autograd(_backward_2d, _run_backward_2d, inputs)
 
     @staticmethod
     def backward(ctx, *_):
@@ -363,23 +381,46 @@ class _Scan2dBackward(_Function):
 class _SelectiveScanBackward(_Function):
     @staticmethod
     def forward(*inputs):
-        return _below_autograd(_backward_1d, inputs)
+        return _below_autograd(_backward_1d, _run_backward_1d, inputs)
 
     @staticmethod
     def backward(ctx, *_):
         raise _no_second_derivative()
 
 
-def _below_autograd(operator: Any, inputs: tuple[Any, ...]) -> Any:
+def _below_autograd(operator: Any, run: Callable[..., Any], inputs: tuple[Any, ...]) -> Any:
+    if _is_plain(inputs):
+        return run(*inputs)
     with torch._C._AutoDispatchBelowAutograd():
         return operator(*inputs)
 
 
-def _call(function: type[_Function], operator: Any, *inputs: Any) -> Any:
-    """The operator; a transform of torch.func takes the autograd function instead, as it must."""
+def _call(
+    function: type[_Function], operator: Any, run: Callable[..., Any], *inputs: Any
+) -> tuple[Tensor, ...]:
+    """The operator, or what it does without it where nobody but autograd looks.
+
+    The way through the dispatcher and back costs as much as a tenth of a small scan.
+    """
+    if not torch.compiler.is_compiling() and _is_plain(inputs):
+        tensors = (t for t in inputs if isinstance(t, Tensor))
+        return function.apply(*inputs) if needs_gradients(*tensors) else run(*inputs)
     if _is_transformed():
+        # A transform of torch.func takes the autograd function instead, as it must.
         return function.apply(*inputs)
     return operator(*inputs)
+
+
+def _is_plain(inputs: tuple[Any, ...]) -> bool:
+    """Whether no mode, transform, tracer, profiler or kind of tensor wants to see the operator."""
+    return (
+        torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and torch._C._get_tracing_state() is None
+        and forward_ad._current_level < 0
+        and not torch.autograd._profiler_enabled()
+        and all(type(t) in (Tensor, Parameter) for t in inputs if isinstance(t, Tensor))
+    )
 
 
 @traced_once
@@ -418,7 +459,7 @@ def _register(name, run, fake, function, flops):
         tensors = (t for t in inputs if isinstance(t, Tensor))
         if forward_ad._current_level >= 0 or needs_gradients(*tensors):
             return function.apply(*inputs)
-        return _below_autograd(overload, inputs)
+        return _below_autograd(overload, run, inputs)
 
     _library.impl(name, run, "CompositeExplicitAutograd")
     _library.impl(name, autograd, "Autograd")

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.library import opcheck
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import models
@@ -213,6 +214,33 @@ def test_transforms_of_torch_func(scan2d_inputs) -> None:
             loss(dual)
 
 
+def test_with_and_without_the_operator_are_the_same(scan2d_inputs, with_gradients) -> None:
+    """Where nobody but autograd looks, the way through torch's dispatcher is left out."""
+    seen = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func.namespace == "efficientvmamba":
+                seen.append(func._opname)
+            return func(*args, **(kwargs or {}))
+
+    for name, run, inputs in (
+        ("scan2d", lambda *t: scan2d(*t, backend="cpu"), scan2d_inputs(2, 5, 5, 4, 3, 2)),
+        ("selective_scan", lambda *t: selective_scan(*t, True, backend="cpu"), rows()),
+    ):
+        grad_y = torch.randn_like(inputs[0])
+        direct = with_gradients(run, inputs, grad_y)
+        assert not seen
+        with Watch():
+            watched = with_gradients(run, inputs, grad_y)
+        assert seen == [name, f"{name}_backward"]
+        seen.clear()
+        assert all(map(torch.equal, direct, watched))
+        with torch.profiler.profile() as profile:
+            assert torch.equal(run(*inputs), direct[0])
+        assert f"efficientvmamba::{name}" in {event.key for event in profile.key_averages()}
+
+
 def test_second_derivatives_are_refused_in_words(scan2d_inputs) -> None:
     for run, inputs in (
         (lambda *t: scan2d(*t, backend="cpu"), scan2d_inputs(1, 5, 3, 2, 3, 2)),
@@ -268,20 +296,22 @@ def test_triton_behind_the_operators() -> None:
         from tests.kernels import triton_worker as worker
         worker.start()
         ops = torch.ops.efficientvmamba
+        # What depends on the backend; `test_aot_dispatch_dynamic` would run everything ten times.
+        checks = {"test_utils": ("test_schema", "test_autograd_registration", "test_faketensor")}
         x, *parameters = worker.scan2d_inputs(1, 3, 3, 2, 2, 1)
         tokens = x.permute(0, 2, 3, 1).reshape(1, 6, 3)
         settings = ("es2d:step=2", 3, 2, None, "triton")
         leaves = [t.clone().requires_grad_() for t in (tokens, *parameters)]
-        opcheck(ops.scan2d.default, (*leaves, *settings, True))
+        opcheck(ops.scan2d.default, (*leaves, *settings, True), **checks)
         y, *saved = ops.scan2d(tokens, *parameters, *settings, True)
         opcheck(ops.scan2d_backward.default,
-                (torch.randn_like(y), tokens, *parameters, *saved, *settings, True, True))
+                (torch.randn_like(y), tokens, *parameters, *saved, *settings, True, True), **checks)
         rows = worker.row_inputs(1, 2, 2, 5, 3)
         leaves = [t.clone().requires_grad_() for t in rows]
-        opcheck(ops.selective_scan.default, (*leaves, True, "triton", True))
+        opcheck(ops.selective_scan.default, (*leaves, True, "triton", True), **checks)
         y, _, checkpoints = ops.selective_scan(*rows, True, "triton", True)
         opcheck(ops.selective_scan_backward.default,
-                (torch.randn_like(y), *rows, True, checkpoints, "triton"))
+                (torch.randn_like(y), *rows, True, checkpoints, "triton"), **checks)
         def results(backend, dtype):
             leaves = [t.to(dtype).requires_grad_() for t in (*rows, torch.ones_like(rows[0]))]
             *given, z = leaves
