@@ -61,7 +61,7 @@ def test_a_scheme_of_the_table_goes_to_its_slot(handlers: Handlers, view: View) 
     assert handlers.choose_scheme(view, event(scan="hilbert", slot="model"))["view"] == view
     assert handlers.choose_scheme(view, event(scan="helix", slot="a"))["view"] == view
     assert "helix" in handlers.messages[-1]
-    assert change(handlers, chosen, scan_c="")["view"].scan_c is None
+    assert change(handlers, chosen, scan_c="none")["view"].scan_c is None
 
 
 @pytest.mark.parametrize(

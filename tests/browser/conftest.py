@@ -24,6 +24,8 @@ CHROMIUM_FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
+# Panels of the open tab; every tab has four.
+VISIBLE = "[...document.querySelectorAll('.wb-panel')].filter((p) => p.offsetParent)"
 ALLOWED_CONSOLE = ("The resource", "preload")  # a hint of Chromium on Gradio's own fonts
 
 
@@ -91,21 +93,29 @@ class Watched:
 
     def open(self, query: str = "", is_finished: bool = True) -> None:
         self.page.goto(f"{self.url}/{query}")
-        self.page.wait_for_selector(".wb-panel[data-panel='profile']")
+        self.page.wait_for_function(f"() => {VISIBLE}.length === 4")
         if is_finished:
             self.finished()
 
     def finished(self) -> None:
-        """Every panel shows a live result and none is being computed."""
+        """Every panel of the open tab shows a live result and none is being computed."""
         self.page.wait_for_function(
-            """() => {
-              const panels = [...document.querySelectorAll('.wb-panel')];
+            f"""() => {{
+              const panels = {VISIBLE};
               return panels.length === 4 && panels.every((p) => p.dataset.resultId
                 && !/^(stored|waiting)-/.test(p.dataset.resultId)
                 && !p.classList.contains('wb-busy'));
-            }""",
+            }}""",
             timeout=FINISHED_MS,
         )
+
+    def open_tab(self, label: str) -> None:
+        self.page.get_by_role("tab", name=label, exact=True).click()
+        tab = "" if label == "Overview" else label.lower()
+        self.page.wait_for_function(
+            "(tab) => (new URL(location.href).searchParams.get('tab') || '') === tab", arg=tab
+        )
+        self.finished()
 
     def ids(self) -> dict[str, str]:
         return self.page.evaluate(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial, wraps
+from functools import wraps
 from typing import Any
 
 import gradio as gr
@@ -27,10 +27,9 @@ from workbench.ui.first_paint import stored_panels, waiting_panel
 from workbench.ui.handlers import MOST_PROBABLE, NO_SCAN, Handlers
 from workbench.ui.panels import TITLES, focus_of
 from workbench.ui.state import Sessions
-from workbench.view import FITS, SIZES, STAGES, TABS, View
+from workbench.view import FITS, SIZES, STAGES, View
 
 SIDEBAR_PX = 232
-TEST_MODEL = "efficientvmamba_test"  # for tests and the API, not for looking
 RUNS_AT_ONCE = 8  # generators that may wait for the device's lock
 Stored = dict[str, dict[str, Any]]  # panel name -> payload of the stored example
 FIT_LABELS = {"crop": "centre", "whole": "whole"}
@@ -70,7 +69,7 @@ def _sidebar(wb: Workbench, handlers: Handlers, view: View) -> dict[str, Any]:
                 [(FIT_LABELS[fit], fit) for fit in FITS], value=view.fit, label="Crop", min_width=90
             )
         c["model"] = gr.Radio(
-            [(m.label, m.name) for m in wb.models() if m.name != TEST_MODEL],
+            handlers.model_list(view.model),
             value=view.model,
             label="Model",
             elem_classes="wb-seg",
@@ -85,10 +84,9 @@ def _sidebar(wb: Workbench, handlers: Handlers, view: View) -> dict[str, Any]:
         )
         c["scan_c"] = gr.Dropdown(
             handlers.scan_list(NO_SCAN),
-            value=view.scan_c or "",
-            label="Scan C, in the Scan tab",
-            visible=view.tab == "scan",
-            elem_classes="wb-scheme-c",
+            value=view.scan_c or NO_SCAN[1],
+            label="Scan C",
+            elem_classes="wb-scheme-c wb-only-scan",
         )
         c["stage"] = gr.Radio(
             [(str(stage), stage) for stage in STAGES],
@@ -112,13 +110,13 @@ def _sidebar(wb: Workbench, handlers: Handlers, view: View) -> dict[str, Any]:
     return c
 
 
-def _overview(stored: Stored, handlers: Handlers) -> dict[str, Any]:
+def _overview(stored: Stored) -> dict[str, Any]:
     with gr.Column(elem_id="wb-grid"):
         names = ("scan", "erf", "attribution", "profile")
         return {name: PlotlyPanel(stored.get(name), elem_id=f"wb-{name}") for name in names}
 
 
-def _scan_lab(stored: Stored, handlers: Handlers) -> dict[str, Any]:
+def _scan_lab(stored: Stored) -> dict[str, Any]:
     kinds = {
         "lab_scan": ScanLab,
         "lab_reach": PlotlyPanel,
@@ -132,14 +130,13 @@ def _scan_lab(stored: Stored, handlers: Handlers) -> dict[str, Any]:
         }
 
 
-TAB_LABELS = {"overview": "Overview", "scan": "Scan"}
 LAYOUTS = {"overview": _overview, "scan": _scan_lab}
 
 
 def _events(handlers: Handlers, c: dict[str, Any]) -> None:
     """Wire the controls: a change sets the view, then the panels are recomputed."""
     controls = ["view", "model", "weights", "scan_a", "scan_b", "scan_c", "stage", "size", "fit"]
-    controls_out = [c[name] for name in [*controls, "photos", "focus", "tabs"]]
+    controls_out = [c[name] for name in [*controls, "photos", "focus"]]
     run_names = [*TITLES, "header", "top", "target", "status", "shown"]
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
@@ -189,9 +186,7 @@ def _events(handlers: Handlers, c: dict[str, Any]) -> None:
             by_name(handlers.upload), [c["view"], c["upload"]], controls_out, **quick
         )
     )
-    for tab in TABS:
-        select = partial(handlers.choose_tab, tab=tab)
-        then_run(c[f"tab_{tab}"].select(by_name(select), [c["view"]], controls_out, **quick))
+    then_run(c["header"].pick(by_name(handlers.choose_tab), [c["view"]], controls_out, **quick))
     then_run(
         c["lab_schemes"].choose(by_name(handlers.choose_scheme), [c["view"]], controls_out, **quick)
     )
@@ -228,11 +223,10 @@ def build_app(settings: Settings, wb: Workbench) -> gr.Blocks:
         c: dict[str, Any] = {"demo": demo, "view": gr.State(view), "shown": gr.State({})}
         with gr.Sidebar(width=SIDEBAR_PX):
             c |= _sidebar(wb, handlers, view)
-        c["header"] = Header({"facts": [], "help": texts.HELP}, elem_id="wb-header")
-        with gr.Tabs(selected=view.tab, elem_id="wb-tabs") as c["tabs"]:
-            for tab, label in TAB_LABELS.items():
-                with gr.Tab(label, id=tab) as c[f"tab_{tab}"]:
-                    c |= LAYOUTS[tab](stored, handlers)
+        c["header"] = Header(texts.header([]), elem_id="wb-header")
+        for tab, layout in LAYOUTS.items():
+            with gr.Column(elem_classes=f"wb-tab wb-tab-{tab}"):
+                c |= layout(stored)
         c["status"] = Status(
             {"link": "", "focus": focus_of(wb, view), "panels": {}}, elem_id="wb-status"
         )

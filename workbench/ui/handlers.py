@@ -26,8 +26,9 @@ from workbench.ui.state import Sessions
 from workbench.view import View, token_in_stage
 
 log = logging.getLogger(__name__)
+TEST_MODEL = "efficientvmamba_test"  # for tests and the API, not for looking
 MOST_PROBABLE = "most probable"
-NO_SCAN = ("none", "")
+NO_SCAN = ("none", "none")
 Updates = dict[str, Any]
 
 
@@ -83,7 +84,7 @@ class Handlers:
             weights=weights,
             scan_a=scan_a,
             scan_b=scan_b,
-            scan_c=scan_c or None,
+            scan_c=None if scan_c in (None, NO_SCAN[1]) else scan_c,
             stage=int(stage),
             size=int(size),
             fit=fit,
@@ -93,7 +94,8 @@ class Handlers:
         )
         return self._controls(self._resolved(wanted, view))
 
-    def choose_tab(self, view: View, tab: str) -> Updates:
+    def choose_tab(self, view: View, event: gr.EventData) -> Updates:
+        tab = str((event._data or {}).get("tab"))
         return self._controls(self._resolved(replace(view, tab=tab), view))
 
     def choose_scheme(self, view: View, event: gr.EventData) -> Updates:
@@ -202,7 +204,7 @@ class Handlers:
             {"text": header.weights_label, "tone": "warn" if header.is_random else None},
             {"text": f"{header.device_label} ({header.backend_label})"},
         ]
-        updates: Updates = {"header": dump({"facts": facts, "help": texts.HELP})}
+        updates: Updates = {"header": dump(texts.header(facts))}
         try:
             prediction = self.wb.predict(view, "a")
         except (WorkbenchError, ValueError) as error:
@@ -212,6 +214,12 @@ class Handlers:
             | {"top": dump(texts.top_box(prediction, view.target))}
             | {"target": self._target_update(view, prediction)}
         )
+
+    def model_list(self, shown: str) -> list[tuple[str, str]]:
+        """(label, name) of the models; the one for tests only where a link opened it."""
+        return [
+            (m.label, m.name) for m in self.wb.models() if m.name != TEST_MODEL or m.name == shown
+        ]
 
     def scan_list(self, *extra: tuple[str, str]) -> list[tuple[str, str]]:
         """(label, name) of the schemes; those that no model here runs say so."""
@@ -226,7 +234,7 @@ class Handlers:
         listed = self.scan_list(*extra)
         if scan and scan not in {name for _, name in listed}:
             listed.append((scan_label(scan), scan))
-        return gr.update(choices=listed, value=scan or "")
+        return gr.update(choices=listed, value=scan or NO_SCAN[1])
 
     def _target_update(self, view: View, prediction: PredictionResult) -> dict[str, Any]:
         choices = [MOST_PROBABLE, *prediction.classes]
@@ -256,12 +264,11 @@ class Handlers:
         weights = [(choice.label, choice.name) for choice in self.wb.weights(view.model)]
         return {
             "view": view,
-            "model": view.model,
+            "model": gr.update(choices=self.model_list(view.model), value=view.model),
             "weights": gr.update(choices=weights, value=view.weights),
             "scan_a": self._scan_update(view.scan_a),
             "scan_b": self._scan_update(view.scan_b),
-            "scan_c": self._scan_update(view.scan_c, NO_SCAN) | {"visible": view.tab == "scan"},
-            "tabs": gr.update(selected=view.tab),
+            "scan_c": self._scan_update(view.scan_c, NO_SCAN),
             "stage": view.stage,
             "size": view.size,
             "fit": view.fit,

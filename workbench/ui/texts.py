@@ -11,6 +11,7 @@ from workbench.view import View
 TITLE = "EfficientVMamba Workbench"
 TOP = 5
 
+TAB_LABELS = {"overview": "Overview", "scan": "Scan"}
 HELP = (
     (
         "The question",
@@ -95,3 +96,8 @@ def focus_box(view: View) -> dict[str, Any]:
             }
         ],
     }
+
+
+def header(facts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Payload of the page's first line: tabs, facts about the view, help."""
+    return {"facts": facts, "tabs": list(TAB_LABELS.items()), "help": HELP}

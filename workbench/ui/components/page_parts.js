@@ -72,6 +72,37 @@ window.WorkbenchParts.page = ({ el, send }) => {
       element.replaceChildren(this.node);
     }
 
+    /* The tabs are switched in the browser; the server then computes what the tab shows. */
+    tabs(listed) {
+      const known = listed.map(([id]) => id);
+      const asked = new URL(window.location.href).searchParams.get("tab");
+      const show = (id) => {
+        document.body.dataset.wbTab = id;
+        for (const node of nav.children) {
+          const isOpen = node.dataset.tab === id;
+          node.setAttribute("aria-selected", String(isOpen));
+          node.tabIndex = isOpen ? 0 : -1;
+        }
+      };
+      const open = (id) => {
+        show(id);
+        this.trigger("pick", { tab: id });
+      };
+      const nav = el("nav", { class: "wb-tabs", role: "tablist", "aria-label": "Laboratories" }, ...listed.map(([id, label]) =>
+        el("button", { type: "button", role: "tab", "data-tab": id, text: label, onclick: () => open(id) })));
+      nav.addEventListener("keydown", (event) => {
+        const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+        if (!by) return;
+        event.preventDefault();
+        event.stopPropagation();
+        const next = known[(known.indexOf(document.body.dataset.wbTab) + by + known.length) % known.length];
+        open(next);
+        [...nav.children].find((node) => node.dataset.tab === next).focus();
+      });
+      show(document.body.dataset.wbTab || (known.includes(asked) ? asked : known[0]));
+      return nav;
+    }
+
     button(text, title, onclick) {
       return el("button", { type: "button", class: "wb-linkbutton", text, title, onclick });
     }
@@ -95,6 +126,7 @@ window.WorkbenchParts.page = ({ el, send }) => {
       help.addEventListener("click", (event) => event.target === help && help.close());
       this.node.replaceChildren(
         el("h1", { text: "EfficientVMamba Workbench" }),
+        this.tabs(spec.tabs || []),
         el("div", { class: "wb-facts" }, ...(spec.facts || []).map((fact) =>
           el("span", { class: fact.tone ? `wb-fact-${fact.tone}` : "", text: fact.text, title: fact.title || fact.text }))),
         copy, save, this.button("?", "What is shown, and how", () => help.showModal()), help,

@@ -13,6 +13,8 @@ from typing import Any
 import gradio as gr
 import plotly
 
+from workbench.view import TABS
+
 SCRIPTS = tuple(
     Path(__file__).with_name(name)
     for name in (
@@ -39,11 +41,18 @@ def static_files() -> list[Path]:
 
 
 def head() -> str:
-    """Script tags that Gradio loads once, before any component: Plotly as installed, our panels."""
-    return "".join(
+    """What Gradio loads once, before any component: Plotly as installed, our panels, tab rules."""
+    scripts = "".join(
         f'<script src="/gradio_api/file={path}?v={int(path.stat().st_mtime)}"></script>'
         for path in static_files()
     )
+    # Rules about the body do not survive in Gradio's stylesheet, which it scopes to its container.
+    hidden = ",".join(
+        f'body:not([data-wb-tab="{tab}"]) .wb-tab-{tab},'
+        f'body:not([data-wb-tab="{tab}"]) .wb-only-{tab}'
+        for tab in TABS
+    )
+    return f"<style>{hidden} {{ display: none !important; }}</style>{scripts}"
 
 
 class Json(gr.HTML):
@@ -108,6 +117,8 @@ class PhotoPicker(Json):
 
 
 class Header(Json):
+    """Tabs, facts, Link, Export, help. Events `pick`: {tab}, `choose`: {id: "export"}."""
+
     kind = "header"
 
 
