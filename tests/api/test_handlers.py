@@ -87,7 +87,7 @@ def test_another_model_takes_weights_that_it_has(handlers: Handlers, view: View)
 
 @pytest.mark.parametrize("tab", TABS)
 def test_run_fills_the_tabs_panels_in_order(handlers: Handlers, view: View, tab: str) -> None:
-    view = handlers.choose_tab(view, tab)["view"]
+    view = handlers.choose_tab(view, event(tab=tab))["view"]
     order = ORDER[tab]
     filled: list[str] = []
     waiting: list[set] = []
