@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kernels import reference, torch_ops
 from kernels.checks import check_map_size, check_scan2d, check_selective_scan, check_sets
+from kernels.operands import Operands, order_of, order_table, order_text, traced_once
 from kernels.scan_order import ScanOrder, ScanSpec
 
 _WORDS = {"cpu": "compiled CPU", "triton": "Triton"}
@@ -191,13 +192,11 @@ def scan2d(
     batch, channels, height, width = x.shape
     if isinstance(order, ScanOrder):
         check_map_size(order, height, width)
-    operands = torch_ops.Operands(
-        torch_ops.order_text(order, **order_params), height, width, torch_ops.order_table(order)
-    )
+    operands = Operands(order_text(order, **order_params), height, width, order_table(order))
     dtype = reference.accumulation_dtype(x, x_proj_weight, dt_projs_weight, A_logs)
     name = _backend_name(backend, x.device, dtype)
     if name == "reference":
-        table = torch_ops.order_of(*operands)
+        table = order_of(*operands)
         check_sets(table, x_proj_weight.shape[0])
         with torch_ops.no_autocast(x.device):
             y = reference.scan2d_reference(
@@ -220,7 +219,7 @@ def scan2d(
     return y.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
-@torch_ops.traced_once
+@traced_once
 def _backend_name(backend: str, device: torch.device, dtype: torch.dtype) -> str:
     return resolve_backend(backend, device, dtype)[0]
 

@@ -7,8 +7,7 @@ a compiled backend's pure functions. A backend is a module with
 - `saved_shapes_scan2d`, `saved_shapes_selective_scan`: shapes of what a forward pass saves, and
   types (None: that of the tokens),
 
-as `kernels/cpu.py` has them. An order passes through an operator as text and map size, so that a
-graph holds no table and an exported program needs none; `Operands` has the form.
+as `kernels/cpu.py` has them. `kernels/operands.py` says how an order passes through an operator.
 """
 
 from __future__ import annotations
@@ -18,21 +17,15 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from types import ModuleType
-from typing import Any, NamedTuple, TypeVar
-from weakref import WeakKeyDictionary
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
-from torch.utils.flop_counter import register_flop_formula
-from torch.utils.weak import WeakTensorKeyDictionary
 
-from kernels.checks import check_sets
-from kernels.cost import convention_flops
-from kernels.scan_order import Merge, ScanOrder, ScanSpec, scan_order
-
-_Callable = TypeVar("_Callable", bound=Callable[..., object])
+from kernels import flops
+from kernels.operands import Operands, checked_order, order_of, size_of, traced_once
 
 NAMESPACE = "efficientvmamba"
 COMPILED = {"cpu": "kernels.cpu", "triton": "kernels.triton_scan"}
@@ -52,106 +45,6 @@ for _schema in (
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 ):
     _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
-
-
-class Operands(NamedTuple):
-    """An order in an operator's arguments: a named scheme, or `table` for a user's own.
-
-    `order` is a scheme's text, or "place" or "sum" beside a `table` int32 `[K, 1 + L]`: the
-    parameter set of each sequence, then its tokens. height, width are the map's.
-    """
-
-    order: str
-    height: int
-    width: int
-    table: Tensor | None
-
-
-class TableSize(NamedTuple):
-    """What `saved_shapes_scan2d` may ask of an order where a table has no data yet."""
-
-    n_sequences: int
-    length: int
-    merge: str
-    height: int
-    width: int
-
-    @property
-    def n_tokens(self) -> int:
-        return self.height * self.width
-
-
-def traced_once(function: _Callable) -> _Callable:
-    """Make `torch.compile` run `function` while it traces and keep the result.
-
-    What `torch.compiler.assume_constant_result` does; that imports the whole compiler, two seconds.
-    """
-    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
-    return function
-
-
-_own_tables: WeakKeyDictionary[ScanOrder, Tensor] = WeakKeyDictionary()
-_own_orders: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-
-
-@traced_once
-def order_text(order: str | ScanSpec | ScanOrder, **params: int) -> str:
-    """The order as an operator takes it: its scheme's text, or how a user's table is merged."""
-    if not isinstance(order, ScanOrder):
-        spec = ScanSpec.of(order, **params)
-        spec.check_runnable()
-        return str(spec)
-    if params:
-        raise TypeError(f"{', '.join(params)} given beside a finished ScanOrder.")
-    order.check_runnable()
-    if _is_own(order):
-        return order.merge
-    return str(order.spec)
-
-
-@traced_once
-def order_table(order: str | ScanSpec | ScanOrder) -> Tensor | None:
-    """The table of a user's own order, the same tensor each time; None for a named scheme."""
-    if not isinstance(order, ScanOrder) or not _is_own(order):
-        return None
-    table = _own_tables.get(order)
-    if table is None:
-        sets = torch.tensor(order.parameter_set, dtype=torch.int32)[:, None]
-        table = torch.cat([sets, torch.tensor(order.index)], dim=1)
-        _own_tables[order] = table
-    return table
-
-
-def _is_own(order: ScanOrder) -> bool:
-    # A table of the user's own may carry a scheme's name.
-    spec = order.spec
-    return spec is None or scan_order(spec, order.height, order.width) is not order
-
-
-def order_of(order: str, height: int, width: int, table: Tensor | None) -> ScanOrder:
-    """The order that `Operands` name."""
-    if table is None:
-        return _named_order(order, int(height), int(width))
-    known: ScanOrder | None = _own_orders.get(table)
-    if known is None:
-        rows = table.cpu().numpy()
-        merge: Merge = "sum" if order == "sum" else "place"
-        known = ScanOrder("table", rows[:, 1:], rows[:, 0], merge, int(height), int(width))
-        _own_orders[table] = known
-    return known
-
-
-@lru_cache(maxsize=256)
-def _named_order(text: str, height: int, width: int) -> ScanOrder:
-    return scan_order(text, height, width)
-
-
-def _size_of(order: str, height: int, width: int, table: Any) -> ScanOrder | TableSize:
-    """`table` is a tensor, perhaps without data, or its shape."""
-    if table is None:
-        return _named_order(order, int(height), int(width))
-    n_sequences, columns = getattr(table, "shape", table)
-    return TableSize(n_sequences, columns - 1, order, height, width)
 
 
 @lru_cache(maxsize=8)
@@ -217,8 +110,7 @@ def no_autocast(device: torch.device) -> AbstractContextManager[object]:
 
 def _run_forward_2d(tokens, x_proj, dt_weight, dt_bias, A_logs, Ds, *settings):
     order, height, width, table, backend, keep = settings
-    found = order_of(order, height, width, table)
-    check_sets(found, x_proj.shape[0])
+    found = checked_order(order, height, width, table, x_proj.shape[0])
     run = backend_module(backend).scan2d_forward
     with no_autocast(tokens.device):
         return run(tokens, x_proj, dt_weight, dt_bias, A_logs, Ds, found, keep)
@@ -256,7 +148,7 @@ def _fake_forward_2d(tokens, x_proj, dt_weight, dt_bias, A_logs, Ds, *settings):
     if keep:
         shapes = backend_module(backend).saved_shapes_scan2d
         batch, _, channels = tokens.shape
-        size = _size_of(order, height, width, table)
+        size = size_of(order, height, width, table)
         saved = shapes(batch, size, channels, dt_weight.shape[2], A_logs.shape[1])
     made = [tokens.new_empty(shape, dtype=dtype or tokens.dtype) for shape, dtype in saved]
     return tokens.new_empty(tokens.shape), *made
@@ -452,7 +344,7 @@ def _no_second_derivative() -> NotImplementedError:
     )
 
 
-def _register(name, run, fake, function, flops):
+def _register(name, run, fake, function):
     overload = getattr(getattr(torch.ops, NAMESPACE), name).default
 
     def autograd(*inputs):
@@ -464,46 +356,20 @@ def _register(name, run, fake, function, flops):
     _library.impl(name, run, "CompositeExplicitAutograd")
     _library.impl(name, autograd, "Autograd")
     torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_library)
-    register_flop_formula(overload.overloadpacket)(flops)
     return overload
 
 
-# One multiply-accumulate counts two operations, and the recurrence as in `models.complexity`, so
-# that torch's counter gives twice a model's multiply-accumulates. A backward pass counts twice its
-# forward pass, as torch counts that of a product.
-def _flops_2d(tokens, x_proj, dt_weight, dt_bias, A_logs, Ds, *settings, **_):
-    batch, _n_tokens, channels = tokens
-    order, height, width, table = settings[:4]
-    size = _size_of(order, height, width, table)
-    steps = batch * size.n_sequences * size.length
-    products = steps * channels * (x_proj[1] + dt_weight[2])
-    return 2 * (products + convention_flops(1, 1, steps, channels, A_logs[1]))
-
-
-def _backward_flops_2d(grad_y, *rest, **_):
-    return 2 * _flops_2d(*rest[:6], *rest[8:12])
-
-
-def _flops_1d(u, delta, A, B, *_, **__):
-    batch, rows, length = u
-    return 2 * convention_flops(batch, B[1], length, rows // B[1], A[1])
-
-
-def _backward_flops_1d(grad_y, *rest, **_):
-    return 2 * _flops_1d(*rest)
-
-
-_forward_2d = _register("scan2d", _run_forward_2d, _fake_forward_2d, _Scan2d, _flops_2d)
-_backward_2d = _register(
-    "scan2d_backward", _run_backward_2d, _fake_backward_2d, _Scan2dBackward, _backward_flops_2d
-)
-_forward_1d = _register(
-    "selective_scan", _run_forward_1d, _fake_forward_1d, _SelectiveScan, _flops_1d
-)
+_forward_2d = _register("scan2d", _run_forward_2d, _fake_forward_2d, _Scan2d)
+_backward_2d = _register("scan2d_backward", _run_backward_2d, _fake_backward_2d, _Scan2dBackward)
+_forward_1d = _register("selective_scan", _run_forward_1d, _fake_forward_1d, _SelectiveScan)
 _backward_1d = _register(
-    "selective_scan_backward",
-    _run_backward_1d,
-    _fake_backward_1d,
-    _SelectiveScanBackward,
-    _backward_flops_1d,
+    "selective_scan_backward", _run_backward_1d, _fake_backward_1d, _SelectiveScanBackward
+)
+flops.register_when_imported(
+    {
+        _forward_2d: flops.scan2d,
+        _backward_2d: flops.scan2d_backward,
+        _forward_1d: flops.selective_scan,
+        _backward_1d: flops.selective_scan_backward,
+    }
 )

@@ -42,6 +42,8 @@ def test_import_loads_no_compiler_and_later_processes_start_from_the_cache(tmp_p
     code = """
         kernels.scan_order("es2d", 4, 4), kernels.resolve_backend("reference", "cpu")
         assert not any(m.split(".")[0] in ("numba", "llvmlite", "triton") for m in sys.modules)
+        from torch.utils.flop_counter import flop_registry  # brings Triton
+        assert torch.ops.efficientvmamba.scan2d in flop_registry
         from kernels._cpu.run import compiled_program
         print(compiled_program("project_weight").cache_hits)
     """

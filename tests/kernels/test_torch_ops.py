@@ -19,10 +19,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import models
-from kernels import ScanOrder, ScanSpec, reference, scan2d, scan_order, selective_scan, torch_ops
+from kernels import ScanOrder, ScanSpec, reference, scan2d, scan_order, selective_scan
 from kernels.cost import convention_flops
+from kernels.operands import order_of, order_table, order_text
 
 OPS = torch.ops.efficientvmamba
+
+# At the first use of a default device torch notes which functions make tensors, once per process.
+# Here, before a test replaces `torch.empty` by one that poisons memory.
+with torch.device("meta"):
+    torch.empty(1)
 
 
 def own_order(height: int = 5, width: int = 4) -> ScanOrder:
@@ -69,7 +75,7 @@ def test_scan2d_is_a_proper_operator(order, dtype, scan2d_inputs) -> None:
     x, *parameters = (t.to(dtype) for t in scan2d_inputs(2, 5, 5, 4, 3, 2))
     tokens = x.permute(0, 2, 3, 1).reshape(2, 20, 5)
     named = own_order() if order == "table" else order
-    settings = (torch_ops.order_text(named), 5, 4, torch_ops.order_table(named), "cpu")
+    settings = (order_text(named), 5, 4, order_table(named), "cpu")
     tensors = [t.clone().requires_grad_() for t in (tokens, *parameters)]
     opcheck(OPS.scan2d.default, (*tensors, *settings, True))
     opcheck(OPS.scan2d.default, (tokens, *parameters, *settings, False))
@@ -127,11 +133,8 @@ def test_compiled_selective_scan_gives_the_same(compiled, with_gradients) -> Non
         assert_same(given, with_gradients(gated, inputs, grad_y))
 
 
-@pytest.fixture(scope="module")
-def build():
-    """Builds models; the first before memory is poisoned: torch remembers what `torch.empty` is."""
-    models.create_model("efficientvmamba_test")
-    return lambda name: models.create_model(name, backend="cpu").eval()
+def build(name: str) -> torch.nn.Module:
+    return models.create_model(name, backend="cpu").eval()
 
 
 @pytest.fixture
@@ -148,7 +151,7 @@ def _gradients(function: Callable[[Tensor], Tensor], model: torch.nn.Module, x: 
     "name",
     ["efficientvmamba_test", pytest.param("efficientvmamba_tiny", marks=pytest.mark.slow)],
 )
-def test_compiled_model_gives_the_same(name, compiled, build, image) -> None:
+def test_compiled_model_gives_the_same(name, compiled, image) -> None:
     model, x = build(name), image
     program = compiled(model)
     assert_same(_gradients(program, model, x), _gradients(model, model, x))
@@ -157,7 +160,7 @@ def test_compiled_model_gives_the_same(name, compiled, build, image) -> None:
 
 
 @pytest.mark.parametrize("is_strict", [True, False], ids=["strict", "not strict"])
-def test_exported_model_gives_the_same(is_strict, build, image) -> None:
+def test_exported_model_gives_the_same(is_strict, image) -> None:
     torch._dynamo.reset()
     model, x = build("efficientvmamba_test"), image
     with torch.no_grad():
@@ -171,7 +174,7 @@ def test_exported_model_gives_the_same(is_strict, build, image) -> None:
         torch.testing.assert_close(again(x), model(x), rtol=1e-5, atol=1e-5)
 
 
-def test_torch_counts_twice_the_models_multiply_accumulates(build, image) -> None:
+def test_torch_counts_twice_the_models_multiply_accumulates(image) -> None:
     model, x = build("efficientvmamba_test"), image
     cost = models.complexity(model, (64, 96))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -272,14 +275,14 @@ def test_unused_outputs_and_graphs_that_run_twice() -> None:
 
 def test_an_order_is_the_same_after_an_operators_arguments() -> None:
     for order in (scan_order("es2d:step=3", 5, 4), own_order()):
-        operands = torch_ops.order_text(order), 5, 4, torch_ops.order_table(order)
-        found = torch_ops.order_of(*operands)
+        operands = order_text(order), 5, 4, order_table(order)
+        found = order_of(*operands)
         assert np.array_equal(found.index, order.index) and found.merge == order.merge
         assert np.array_equal(found.parameter_set, order.parameter_set)
-        assert torch_ops.order_of(*operands) is found
+        assert order_of(*operands) is found
     # A table of one's own may bear a scheme's name.
     mine = ScanOrder("es2d", own_order().index, [0, 0, 1], "sum", 5, 4, {"step": 2})
-    assert torch_ops.order_text(mine) == "sum" and torch_ops.order_table(mine) is not None
+    assert order_text(mine) == "sum" and order_table(mine) is not None
     assert torch.equal(
         reference.gather_tokens(torch.arange(20.0).view(1, 1, 5, 4), mine),
         reference.gather_tokens(torch.arange(20.0).view(1, 1, 5, 4), own_order()),
@@ -292,7 +295,7 @@ def test_triton_behind_the_operators() -> None:
     code = """
         import torch
         from torch.library import opcheck
-        from kernels import scan_order, selective_scan, torch_ops
+        from kernels import selective_scan
         from tests.kernels import triton_worker as worker
         worker.start()
         ops = torch.ops.efficientvmamba
