@@ -196,7 +196,7 @@ class Handlers:
 
     def _header(self, view: View) -> Updates:
         header = self.wb.describe(view)
-        facts = [
+        facts: list[dict[str, Any]] = [
             {
                 "text": header.model_label.removeprefix("EfficientVMamba-"),
                 "title": header.model_label,
