@@ -45,6 +45,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "workbench.permalink": DATA,
     "workbench.export": DATA,
     "workbench.report": DATA,
+    "workbench.files": (*DATA, "workbench.export", "workbench.report", "workbench.figures"),
     "workbench.security": (*DATA, "workbench.settings"),
     "workbench.figures": (*DATA, "workbench.figures"),
     "workbench.analyses": ("models", "kernels", "workbench"),

@@ -1,4 +1,4 @@
-"""The export of a view: every number of the four panels (JSON, npz) and a picture of each (PNG)."""
+"""The export of a view: every number of the open tab (JSON, npz, CSV) and its pictures (PNG)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from workbench import permalink
 from workbench.export import save_results
 from workbench.figures.paper import render
+from workbench.files import csv_tables
 from workbench.photos import prepare
 from workbench.progress import CancelToken, result_of
 from workbench.runtime import Workbench
@@ -17,8 +18,11 @@ N_ERF_IMAGES = 8
 
 
 def compute_all(wb: Workbench, view: View, token: CancelToken | None = None) -> dict[str, Any]:
-    """Results of the four panels by name; from the cache where the page has shown them."""
+    """Results of the view's tab by name; from the cache where the page has shown them."""
+    return TABS[view.tab](wb, view, token)
 
+
+def _overview(wb: Workbench, view: View, token: CancelToken | None) -> dict[str, Any]:
     profiles = result_of(wb.profile_pair(view, token))
     return {
         "scan_a": wb.scan(view, "a"),
@@ -32,8 +36,21 @@ def compute_all(wb: Workbench, view: View, token: CancelToken | None = None) -> 
     }
 
 
+def _scan_lab(wb: Workbench, view: View, token: CancelToken | None) -> dict[str, Any]:
+    slots = [which for which, scan in view.slots if scan]
+    return {
+        **{f"scan_{which}": wb.scan(view, which) for which in slots},
+        **{f"reach_{which}": wb.reach(view, which) for which in slots},
+        "schemes": result_of(wb.scheme_table(view, token)),
+    }
+
+
+TABS = {"overview": _overview, "scan": _scan_lab}
+
+
 def file_name(view: View) -> str:
-    return f"{view.model}-{view.photo}-stage{view.stage}-y{view.y}-x{view.x}.zip"
+    tab = "" if view.tab == "overview" else f"-{view.tab}"
+    return f"{view.model}-{view.photo}{tab}-stage{view.stage}-y{view.y}-x{view.x}.zip"
 
 
 def write_bundle(wb: Workbench, view: View, folder: Path) -> Path:
@@ -42,6 +59,10 @@ def write_bundle(wb: Workbench, view: View, folder: Path) -> Path:
     rgb = prepare(wb.photos.get(view.photo), view.size, view.fit).rgb
     path = folder / file_name(view)
     save_results(
-        path, results, extra={"link": permalink.write(view)}, pictures=render(results, rgb)
+        path,
+        results,
+        extra={"link": permalink.write(view)},
+        pictures=render(results, rgb),
+        tables=csv_tables(results),
     )
     return path

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import BadInputError, WorkbenchError
-from workbench.export import pack, to_json, to_npz
+from workbench.files import FORMATS, result_files
 from workbench.progress import Progress
-from workbench.report import facts, html_report, scheme_csv
+from workbench.report import facts
 from workbench.results import SchemeTableResult
 from workbench.settings import Settings, add_compute_arguments
 from workbench.view import View
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     # Loading torch takes seconds; `--help` and mistakes in the flags should not wait for it.
     from workbench.local_weights import LocalWorkbench
 
-FORMATS = ("json", "npz", "png", "svg", "html", "zip", "csv")
 SUMMARIES = {
     "scan": "the scan paths of one stage under two or three schemes",
     "erf": "the effective receptive field of one token under two schemes",
@@ -38,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.command == "info":
             _info(args)
+        elif args.command == "training":
+            _training(args)
         elif args.command == "scan" and args.probe:
             _probe(args)
         else:
@@ -85,6 +86,7 @@ def argument_parser() -> argparse.ArgumentParser:
             help=f"comma-separated, of {', '.join(FORMATS)} (default json,npz,png)",
         )
         _add_shared(command)
+    _add_training(commands)
     info = commands.add_parser("info", help="what can be chosen: models, weights, scans, photos")
     _add_shared(info)
     return parser
@@ -111,6 +113,26 @@ def _add_scan_arguments(command: argparse.ArgumentParser) -> None:
     )
     add("--height", type=int, default=6, help="tokens of the probed map (default 6)")
     add("--width", type=int, default=8, help="tokens of the probed map (default 8)")
+
+
+def _add_training(commands: Any) -> None:
+    summary = "pictures of training runs: loss, accuracy and speed, or a table of ablations"
+    command = commands.add_parser("training", help=summary, description=f"Draws {summary}.")
+    command.add_argument(
+        "logs",
+        nargs="+",
+        type=Path,
+        metavar="LOG",
+        help="a run's folder, its log.json or a card of models/weights (one colour each); or one "
+        "ablations.json",
+    )
+    command.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/training.png"),
+        metavar="FILE",
+        help="picture to write, .png or .svg (default runs/training.png)",
+    )
 
 
 def _add_shared(command: argparse.ArgumentParser) -> None:
@@ -174,6 +196,28 @@ def _probe(args: argparse.Namespace) -> None:
     results = {"probe": result}
     _show(results)
     for path in _write(args, results, f"probe: {args.probe}", None):
+        print(path)
+
+
+def _training(args: argparse.Namespace) -> None:
+    """Runs of one picture are curves; a table of ablations has a picture of its own."""
+    from workbench.figures.paper import png, svg
+    from workbench.figures.training import ablations_figure, curves_figure
+    from workbench.training_log import TrainingCurve, read_training
+
+    write = {".png": png, ".svg": svg}.get(args.out.suffix.lower())
+    if write is None:
+        raise BadInputError(f"{args.out} is no picture. End --out in .png or .svg.")
+    found = [read_training(path) for path in args.logs]
+    curves = [log for log in found if isinstance(log, TrainingCurve)]
+    tables = [log for log in found if not isinstance(log, TrainingCurve)]
+    if tables and len(found) > 1:
+        raise BadInputError(
+            f"A table of ablations is drawn alone; {len(found)} files were given. Give one table, "
+            "or runs and cards only."
+        )
+    figure = ablations_figure(tables[0]) if tables else curves_figure(curves)
+    for path in _save(args.out.parent, {args.out.name: write(figure)}):
         print(path)
 
 
@@ -258,40 +302,19 @@ def _write(
     args: argparse.Namespace, results: dict[str, Any], title: str, rgb: Any
 ) -> Iterator[Path]:
     """Files of the results; `rgb` is the network input, None where there is none."""
-    files: dict[str, bytes] = {}
-    pictures: dict[str, bytes] = {}
-    if set(args.format) & {"png", "svg", "html", "zip"}:
-        from workbench.figures.paper import render
+    files = result_files(results, args.format, name=args.command, title=title, rgb=rgb)
+    return _save(args.out, files)
 
-        if set(args.format) & {"png", "html", "zip"}:
-            pictures = render(results, rgb)
-        if "svg" in args.format:
-            files |= render(results, rgb, "svg")
-    if "json" in args.format:
-        files |= {f"{name}.json": to_json(result) for name, result in results.items()}
-    if "npz" in args.format:
-        files |= {f"{name}.npz": to_npz(result) for name, result in results.items()}
-    if "csv" in args.format:
-        tables = {n: r for n, r in results.items() if isinstance(r, SchemeTableResult)}
-        if not tables:
-            raise BadInputError(
-                "csv is for the table of schemes: add --compare or --all-schemes to `scan`."
-            )
-        files |= {f"{name}.csv": scheme_csv(table) for name, table in tables.items()}
-    if "png" in args.format:
-        files |= pictures
-    if "html" in args.format:
-        files[f"{args.command}.html"] = html_report(title, results, pictures).encode()
-    if "zip" in args.format:
-        files[f"{args.command}.zip"] = pack(results, {}, pictures)
+
+def _save(folder: Path, files: dict[str, bytes]) -> Iterator[Path]:
     try:
-        args.out.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         for name, data in files.items():
-            (args.out / name).write_bytes(data)
-            yield args.out / name
+            (folder / name).write_bytes(data)
+            yield folder / name
     except OSError as error:
         raise BadInputError(
-            f"{args.out} cannot be written: {error.strerror}. Choose another folder with --out."
+            f"{folder} cannot be written: {error.strerror}. Choose another folder with --out."
         ) from error
 
 

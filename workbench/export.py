@@ -4,9 +4,10 @@ The same results give the same bytes: names are sorted, the time is fixed, nothi
 that no version of a compressor matters. Reading needs no torch, runs no code from the file and
 checks sizes, names and types before anything is built: an archive is as hostile as a photo.
 
-A zip holds `manifest.json` and, for each named result, `NAME.json`, `NAME.npz` and, where pictures
-were given, `NAME.png`. In the JSON an array is `{"$array": key in the npz, "dtype", "shape"}`, a
-nested record `{"$type": class name, ...}`, and nan or infinity `{"$float": "nan"}`.
+A zip holds `manifest.json` and, for each named result, `NAME.json` and `NAME.npz`; beside them are
+pictures (`NAME.png`) and tables for a spreadsheet (`NAME.csv`), where they were given. In the JSON
+an array is `{"$array": key in the npz, "dtype", "shape"}`, a nested record `{"$type": class name,
+...}`, and nan or infinity `{"$float": "nan"}`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import types
 import typing
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from workbench.errors import BadInputError
 
 SCHEMA = 1
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-MEMBER = re.compile(rf"{NAME.pattern}\.(json|npz|png)")
+MEMBER = re.compile(rf"{NAME.pattern}\.(json|npz|png|csv)")
 ARRAY_MEMBER = re.compile(r"[A-Za-z0-9_.-]{1,200}\.npy")
 # The earliest time a zip can hold: a fixed one, so that equal results give equal bytes.
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)
@@ -47,6 +48,7 @@ class Bundle:
     extra: dict[str, Any]  # plain values beside them
     pictures: dict[str, bytes]  # name -> PNG
     workbench_version: str
+    tables: dict[str, bytes] = field(default_factory=dict)  # name -> CSV
 
 
 def save_results(
@@ -54,9 +56,10 @@ def save_results(
     named: Mapping[str, Any],
     extra: Mapping[str, Any] | None = None,
     pictures: Mapping[str, bytes] | None = None,
+    tables: Mapping[str, bytes] | None = None,
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(pack(named, extra, pictures))
+    path.write_bytes(pack(named, extra, pictures, tables))
 
 
 def load_results(path: Path) -> Bundle:
@@ -70,6 +73,7 @@ def pack(
     named: Mapping[str, Any],
     extra: Mapping[str, Any] | None = None,
     pictures: Mapping[str, bytes] | None = None,
+    tables: Mapping[str, bytes] | None = None,
 ) -> bytes:
     """One zip of all results."""
     members = {}
@@ -77,9 +81,10 @@ def pack(
         _check_name(name)
         members[f"{name}.json"] = to_json(result)
         members[f"{name}.npz"] = to_npz(result)
-    for name, png in (pictures or {}).items():
-        _check_name(name.removesuffix(".png"))
-        members[f"{name.removesuffix('.png')}.png"] = png
+    for suffix, files in ((".png", pictures), (".csv", tables)):
+        for name, data in (files or {}).items():
+            _check_name(name.removesuffix(suffix))
+            members[f"{name.removesuffix(suffix)}{suffix}"] = data
     manifest = {
         "schema": SCHEMA,
         "workbench": __version__,
@@ -110,8 +115,11 @@ def unpack(data: bytes) -> Bundle:
     if not (isinstance(version, str) and isinstance(listed, dict) and isinstance(extra, dict)):
         raise _damaged("manifest.json")
     loaded = {name: _load_one(name, members) for name in listed}
-    pictures = {k.removesuffix(".png"): v for k, v in members.items() if k.endswith(".png")}
-    return Bundle(loaded, extra, pictures, version)
+    pictures, tables = (
+        {k.removesuffix(suffix): v for k, v in members.items() if k.endswith(suffix)}
+        for suffix in (".png", ".csv")
+    )
+    return Bundle(loaded, extra, pictures, version, tables)
 
 
 def to_json(result: Any) -> bytes:

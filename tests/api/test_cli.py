@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from models.registry import WEIGHTS_DIR
 from workbench.cli import main
 from workbench.export import load_results
 from workbench.results import ErfResult, UserProbeResult
@@ -71,6 +72,7 @@ def test_three_scans_reach_and_a_table_of_schemes(
         *("scan_a", "scan_b", "scan_c", "reach_a", "reach_b", "reach_c", "schemes")
     }
     assert set(bundle.pictures) == {"scan", "reach"}
+    assert bundle.tables["schemes"] == (tmp_path / "schemes.csv").read_bytes()
     assert bundle.results["scan_c"].is_verified
     reach = bundle.results["reach_a"]
     assert (reach.y, reach.x, reach.steps_back[5, 6]) == (5, 6, 0)
@@ -135,6 +137,42 @@ def test_own_photo_focus_and_zip(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert result.provenance.image.startswith("upload-")
     assert (result.stage, result.x) == (4, 1) and result.mass.shape == (96, 128)
     assert bundle.pictures["erf"].startswith(b"\x89PNG")
+
+
+def test_pictures_of_training_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cards = [str(path) for path in sorted(WEIGHTS_DIR.glob("*.json"))]
+    row = {"epoch": 1, "size": 64, "loss": 2.5, "images_per_second": 90.0, "top1": 40.0}
+    log = {"config": {"seed": 3, "eval_size": 160}, "epochs": [row | {"val_loss": 1.2}]}
+    (tmp_path / "log.json").write_text(json.dumps(log))
+    logs = [*cards, str(tmp_path)]
+    out = tmp_path / "pictures" / "curves.png"
+    assert main(["training", *logs, "--out", str(out)]) == 0
+    assert capsys.readouterr().out == f"{out}\n"
+    with Image.open(out) as png:
+        assert min(png.size) > 300
+    assert main(["training", *logs, "--out", str(out.with_suffix(".svg"))]) == 0
+    assert "<svg" in out.with_suffix(".svg").read_text(encoding="utf-8")
+
+
+def test_a_table_of_ablations_is_drawn_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    epoch = {"epoch": 1, "size": 64, "loss": 2.5, "images_per_second": 90.0, "top1": 40.0}
+    log = {"config": {"seed": 0, "eval_size": 160}, "epochs": [epoch | {"val_loss": 1.2}]}
+    row = {"variant": "full", "n_parameters": 10, "macs": 1e6, "top1": 40.0} | log["config"]
+    table = {"rows": [row | {"epochs": log["epochs"]}]}
+    (tmp_path / "ablations.json").write_text(json.dumps(table))
+    (tmp_path / "log.json").write_text(json.dumps(log))
+    ablations, out = str(tmp_path / "ablations.json"), str(tmp_path / "a.svg")
+    assert main(["training", ablations, "--out", out]) == 0
+    capsys.readouterr()
+    for flags, words in (
+        ([ablations, str(tmp_path), "--out", out], "drawn alone; 2 files"),
+        ([ablations, "--out", str(tmp_path / "a.gif")], ".png or .svg"),
+        ([str(tmp_path / "none.json")], "none.json cannot be read"),
+    ):
+        assert main(["training", *flags]) == 2
+        assert words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from workbench.export import unpack
 from workbench.security import launch_options, queue_options, quiet_environment
 from workbench.settings import Settings
 
@@ -104,6 +105,19 @@ def test_scan_takes_any_scheme_with_its_numbers(client) -> None:
     assert drawn["reach"]["decay"][0][0] is None
 
 
+def test_scan_as_files(client) -> None:
+    answer = client.predict(
+        **TEST_MODEL, stage=1, formats="json, npz,png,svg,html,zip", api_name="/scan"
+    )
+    files = {name: base64.b64decode(data) for name, data in answer["files"].items()}
+    assert {f"{name}.{form}" for name in ("scan", "reach") for form in ("png", "svg")} <= set(files)
+    assert {"scan_a.json", "reach_a.json", "scan.html", "scan.zip"} <= set(files)
+    with np.load(io.BytesIO(files["scan_a.npz"]), allow_pickle=False) as arrays:
+        np.testing.assert_array_equal(arrays["index"], answer["index"])
+    assert unpack(files["scan.zip"]).results["reach_a"].steps_back.shape == (32, 32)
+    assert "files" not in client.predict(**TEST_MODEL, stage=1, api_name="/scan")
+
+
 def test_schemes(client) -> None:
     answer = client.predict(
         **TEST_MODEL, scan="morton:transpose=2", stage=2, latency=False, api_name="/schemes"
@@ -146,6 +160,22 @@ def test_export(client) -> None:
     assert any(name.endswith(".npz") for name in names)
 
 
+def test_export_of_the_scan_tab(client) -> None:
+    answer = client.predict(
+        **TEST_MODEL, stage=1, scan_c="zigma", tab="scan", y=3, x=4, api_name="/export"
+    )
+    assert "-scan-stage1-y3-x4" in answer["name"]
+    bundle = unpack(base64.b64decode(answer["base64"]))
+    paths, reaches = {f"scan_{k}" for k in "abc"}, {f"reach_{k}" for k in "abc"}
+    assert set(bundle.results) == {*paths, *reaches, "schemes"}
+    assert bundle.results["scan_c"].provenance.scan == "zigma:path=0"
+    assert (bundle.results["reach_a"].y, bundle.results["reach_a"].x) == (3, 4)
+    assert set(bundle.pictures) == {"scan", "reach"}
+    head, *rows = bundle.tables["schemes"].decode().splitlines()
+    assert head.startswith("scan,label") and len(rows) == len(bundle.results["schemes"].rows)
+    assert "tab=scan" in bundle.extra["link"]
+
+
 def test_a_photo_as_data_uri(client) -> None:
     buffer = io.BytesIO()
     Image.fromarray(np.full((90, 70, 3), 40, np.uint8)).save(buffer, "PNG")
@@ -169,6 +199,9 @@ def test_a_photo_as_data_uri(client) -> None:
         ("/scan", {"scan": "windows:size=-2"}, "size"),
         ("/scan", {"scan": "es2d:step=1.5"}, "whole number"),
         ("/scan", {"scan": "numpy:array"}, "es2d"),
+        ("/scan", {"formats": "png,gif"}, "json, npz, png, svg, html, zip"),
+        ("/export", {"tab": "erf"}, "overview, scan"),
+        ("/export", {"scan_c": 3}, "text or null"),
         ("/schemes", {"latency": 1}, "true or false"),
         ("/predict", {"scan": "cascade2d"}, "another network"),
         ("/erf", {"images": 0}, "image"),

@@ -22,6 +22,8 @@ import numpy as np
 import kernels
 from workbench.bundle import N_ERF_IMAGES, write_bundle
 from workbench.errors import BadInputError, WorkbenchError
+from workbench.files import FORMATS, result_files
+from workbench.photos import prepare
 from workbench.progress import result_of
 from workbench.results import (
     AttributionResult,
@@ -34,6 +36,7 @@ from workbench.runtime import Workbench
 from workbench.view import View
 
 SIGNIFICANT_DIGITS = 6
+SCAN_FORMATS = tuple(form for form in FORMATS if form != "csv")  # csv is for tables of schemes
 DEFAULT = View()
 PARAMETERS: dict[str, tuple[Any, Any]] = {  # name -> (type, default) of the published signatures
     "model": (str, DEFAULT.model),
@@ -43,12 +46,15 @@ PARAMETERS: dict[str, tuple[Any, Any]] = {  # name -> (type, default) of the pub
     "fit": (str, DEFAULT.fit),
     "scan": (str, DEFAULT.scan_a),
     "scan_b": (str, DEFAULT.scan_b),
+    "scan_c": (str | None, None),
+    "tab": (str, DEFAULT.tab),
     "stage": (int, DEFAULT.stage),
     "y": (int | None, None),
     "x": (int | None, None),
     "target": (int | None, None),
     "images": (int, N_ERF_IMAGES),
     "latency": (bool, True),
+    "formats": (str, ""),
 }
 
 
@@ -89,9 +95,24 @@ def check_type(name: str, value: object) -> None:
     """Raise `BadInputError` where a client sent another type than the published one."""
     kind = PARAMETERS[name][0]
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        known = {str: "text", int: "a whole number", bool: "true or false"}
-        words = known.get(kind, "a whole number or null")
+        words = {
+            str: "text",
+            int: "a whole number",
+            bool: "true or false",
+            str | None: "text or null",
+        }.get(kind, "a whole number or null")
         raise BadInputError(f"{name} is {str(value)[:40]!r}; give {words}.")
+
+
+def listed_formats(text: str) -> list[str]:
+    """Formats of a comma-separated list that one scan can have."""
+    given = [part.strip() for part in text.split(",") if part.strip()]
+    for name in given:
+        if name not in SCAN_FORMATS:
+            raise BadInputError(
+                f"There is no format {name[:20]!r}. Choose from: {', '.join(SCAN_FORMATS)}."
+            )
+    return given
 
 
 def endpoint(fn: Callable[..., Any], *names: str) -> Callable[..., dict]:
@@ -150,11 +171,21 @@ def add_api(wb: Workbench) -> None:
         """Class probabilities of one photo."""
         return wb.predict(view_of(**arguments))
 
-    def scan(**arguments: Any) -> dict[str, Any]:
+    def scan(formats: str, **arguments: Any) -> dict[str, Any]:
         """Scan path of one stage, read back from the operator that runs, with its metrics; "reach":
-        what can influence token (y, x), by default the centre, and how much of it is left."""
+        what can influence token (y, x), by default the centre, and how much of it is left. With
+        `formats`, such as "npz,png,svg,html", also "files": {name: base64}."""
+        wanted = listed_formats(formats)
         view = view_of(**arguments)
-        return plain(wb.scan(view)) | {"reach": wb.reach(view)}
+        results = {"scan_a": wb.scan(view), "reach_a": wb.reach(view)}
+        answer = plain(results["scan_a"]) | {"reach": results["reach_a"]}
+        if wanted:
+            photo = wb.photos.get(view.photo)
+            rgb = prepare(photo, view.size, view.fit).rgb
+            title = f"scan: {view.model}, {photo.title}"
+            files = result_files(results, wanted, name="scan", title=title, rgb=rgb)
+            answer["files"] = {k: base64.b64encode(v).decode() for k, v in files.items()}
+        return answer
 
     def schemes(latency: bool, **arguments: Any) -> SchemeTableResult:
         """Every scheme and `scan` on one stage's map: metrics, cost and, with `latency`, the time
@@ -174,7 +205,8 @@ def add_api(wb: Workbench) -> None:
         return result_of(wb.profile(view_of(**arguments)))
 
     def export(**arguments: Any) -> dict[str, str]:
-        """The four panels as one zip (JSON, npz, PNG): {"name", "base64"}."""
+        """The panels of a tab, "overview" or "scan", as one zip (JSON, npz, PNG; the table of
+        schemes as CSV): {"name", "base64"}."""
         with tempfile.TemporaryDirectory() as folder:
             path = write_bundle(wb, view_of(**arguments), Path(folder))
             return {"name": path.name, "base64": base64.b64encode(path.read_bytes()).decode()}
@@ -183,12 +215,12 @@ def add_api(wb: Workbench) -> None:
     for fn, names in (
         (info, ()),
         (predict, what),
-        (scan, (*what, "stage", "y", "x")),
+        (scan, (*what, "stage", "y", "x", "formats")),
         (schemes, (*what, "stage", "latency")),
         (erf, (*what, "stage", "y", "x", "images")),
         (attribution, (*what, "target")),
         (profile, what),
-        (export, (*what, "scan_b", "stage", "y", "x", "target")),
+        (export, (*what, "scan_b", "stage", "y", "x", "target", "scan_c", "tab")),
     ):
         gr.api(
             endpoint(fn, *names),

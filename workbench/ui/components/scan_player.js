@@ -119,6 +119,7 @@ window.WorkbenchParts.player = ({ el, send, focus, Order, PathPainter, Strip }) 
       let exact = this.step;
       const tick = (now) => {
         if (!this.playing) return;
+        if (!this.canvas.clientWidth) return this.stop(); // another tab was opened
         exact += ((now - last) / 1000) * this.speed * (length / SCAN_SECONDS);
         last = now;
         this.step = Math.min(length, Math.floor(exact));
