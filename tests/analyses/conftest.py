@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 import models
+from models import create_model, registry, save_safetensors
 from workbench.results import Provenance
 
 
@@ -75,3 +77,20 @@ def n_hooks() -> Callable[[torch.nn.Module], int]:
         )
 
     return count
+
+
+@pytest.fixture
+def shipped(tmp_path, monkeypatch) -> tuple[str, ...]:
+    """Two entries of the test model, one per scan, as they would ship; returns the class names."""
+    classes = ("church", *(f"thing {i}" for i in range(9)))
+    for seed, scan in enumerate(("es2d:step=2", "ss2d")):
+        name = f"test-{scan.partition(':')[0]}"
+        model = create_model("efficientvmamba_test", num_classes=10, scan=scan, seed=seed)
+        facts = {"description": f"trained with {scan}", "classes": classes, "top1": 50.0}
+        sha256 = save_safetensors(
+            model, tmp_path / f"{name}.safetensors", model_name="efficientvmamba_test", **facts
+        )
+        card = {"model": "efficientvmamba_test", "scan": scan, "sha256": sha256, **facts}
+        (tmp_path / f"{name}.json").write_text(json.dumps(card))
+    monkeypatch.setattr(registry, "WEIGHTS_DIR", tmp_path)
+    return classes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from models import WeightsInfo, create_model, registry, save_safetensors, with_scan
+from models import WeightsInfo, with_scan
 from workbench import choices
 from workbench.crops import ErfImages
 from workbench.errors import BadInputError, CancelledError, NotAvailableError
@@ -179,23 +178,6 @@ def test_which_weights_default_means(monkeypatch, shipped, scan, scan_a, wanted)
 def test_default_weights_become_random_where_none_ship(wb, monkeypatch):
     monkeypatch.setattr(choices.models, "available_weights", lambda _: [])
     assert wb.resolve(replace(VIEW, weights="default")).weights == "random"
-
-
-@pytest.fixture
-def shipped(tmp_path, monkeypatch) -> tuple[str, ...]:
-    """Two entries of the test model, one per scan, as they would ship; returns the class names."""
-    classes = ("church", *(f"thing {i}" for i in range(9)))
-    for seed, scan in enumerate(("es2d:step=2", "ss2d")):
-        name = f"test-{scan.partition(':')[0]}"
-        model = create_model("efficientvmamba_test", num_classes=10, scan=scan, seed=seed)
-        facts = {"description": f"trained with {scan}", "classes": classes, "top1": 50.0}
-        sha256 = save_safetensors(
-            model, tmp_path / f"{name}.safetensors", model_name="efficientvmamba_test", **facts
-        )
-        card = {"model": "efficientvmamba_test", "scan": scan, "sha256": sha256, **facts}
-        (tmp_path / f"{name}.json").write_text(json.dumps(card))
-    monkeypatch.setattr(registry, "WEIGHTS_DIR", tmp_path)
-    return classes
 
 
 def test_each_scan_gets_the_weights_trained_with_it(fresh, shipped):

@@ -1,0 +1,51 @@
+"""The comparison of the twins, on two small nets that ship for the test only."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from workbench import twins
+
+TEST_MODEL = "efficientvmamba_test"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for label in range(10):
+        folder = tmp_path / "photos" / "val" / f"class{label}"
+        folder.mkdir(parents=True)
+        for i in range(2):
+            pixels = rng.integers(0, 256, (72, 96, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{i}.png")
+    return tmp_path / "photos"
+
+
+def test_the_report_has_both_nets_on_the_same_images(shipped, data, tmp_path, capsys) -> None:
+    out = tmp_path / "reports" / "twins.json"
+    flags = ["--model", TEST_MODEL, "--images", "1", "--out", str(out), "--batch-size", "10"]
+    assert twins.main([str(data), *flags]) == 0
+    report = json.loads(out.read_text())
+    a, b = (report["rows"][scan] for scan in twins.SCANS)
+    assert a["sha256"] != b["sha256"] and a["macs_224"] < b["macs_224"]
+    for size in ("160", "224"):
+        d = report["difference"][size]
+        assert d["value"] == pytest.approx(
+            b["accuracy"][size]["top1"] - a["accuracy"][size]["top1"], abs=1e-6
+        )
+        assert d["low"] <= d["value"] <= d["high"] and d["n_images"] == 20
+    assert min(row["ms_per_image"]["p50"] for row in (a, b)) > 0
+    assert 0 < a["erf"]["area50"] < a["erf"]["area90"] <= 1
+    said = capsys.readouterr().out
+    assert "| top-1 at 224 px" in said and "One seed" in said
+
+
+def test_without_a_twin_there_is_nothing_to_compare(data, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(twins.models, "available_weights", lambda _: [])
+    assert twins.main([str(data), "--out", str(tmp_path / "t.json")]) == 2
+    assert "no twins to compare" in capsys.readouterr().err
