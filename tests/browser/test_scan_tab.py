@@ -10,6 +10,7 @@ import pytest
 
 from tests.browser.test_page import choose
 from workbench.choices import scan_choices
+from workbench.export import load_results
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
@@ -95,7 +96,9 @@ def test_a_pick_in_the_lab_moves_reach_and_link(watched) -> None:
     assert "y=28&x=28" in watched.page.url
     assert "token (28, 28)" in watched.text("lab_reach")
     # Row 28 is even, so ES2D read its phase row by row: 14 rows of 16 tokens and 15 of its own.
-    assert f"{100 * (14 * 16 + 15) / 1024:.1f} %" in watched.text("lab_reach") and "100 %" in watched.text("lab_reach")
+    assert f"{100 * (14 * 16 + 15) / 1024:.1f} %" in watched.text(
+        "lab_reach"
+    ) and "100 %" in watched.text("lab_reach")
 
 
 def test_the_table_lists_every_scheme_sorts_and_downloads(watched, tmp_path: Path) -> None:
@@ -164,3 +167,70 @@ def test_numbers_of_a_scheme_come_from_a_link(watched) -> None:
     choose(watched, "Scan C", "none")
     watched.page.wait_for_function("() => window.Workbench.lab().schemes.length === 2")
     watched.finished()
+
+
+def test_a_player_stops_when_another_tab_opens(watched) -> None:
+    watched.open(QUICK.replace("&tab=scan", ""))
+    page = watched.page
+    paused = page.locator("[data-panel='scan'] button[aria-label='Play']")
+    page.locator("[data-panel='scan'] button[aria-label='Play']").click()
+    assert paused.count() == 0
+    watched.open_tab("Scan")
+    page.wait_for_function(
+        "() => document.querySelector(\"[data-panel='scan'] button[aria-label='Play']\")"
+    )
+    page.locator("[data-panel='lab_scan'] button[aria-label='Play']").click()
+    assert lab(watched)["playing"]
+    watched.open_tab("Overview")
+    page.wait_for_function("() => !window.Workbench.lab().playing")
+    step = lab(watched)["step"]
+    page.wait_for_timeout(300)
+    assert lab(watched)["step"] == step
+
+
+def test_export_holds_what_the_tab_shows(watched, tmp_path: Path) -> None:
+    watched.open(QUICK + "&scan_c=hilbert&y=3&x=4")
+    with watched.page.expect_download(timeout=60_000) as download:
+        watched.page.get_by_role("button", name="Export").click()
+    path = tmp_path / "scan.zip"
+    download.value.save_as(path)
+    bundle = load_results(path)
+    assert {"scan_a", "scan_b", "scan_c", "reach_a", "reach_b", "schemes"} <= set(bundle.results)
+    assert bundle.results["scan_c"].provenance.scan == "hilbert"
+    assert (bundle.results["reach_b"].y, bundle.results["reach_b"].x) == (3, 4)
+    assert {"scan", "reach"} == set(bundle.pictures) and set(bundle.tables) == {"schemes"}
+
+
+@pytest.mark.parametrize("size", [(1440, 900), (1280, 720)], ids=["1440", "1280"])
+def test_nothing_overlaps_or_breaks_a_line(watched, size: tuple[int, int]) -> None:
+    watched.page.set_viewport_size({"width": size[0], "height": size[1]})
+    watched.open("?model=efficientvmamba_tiny&weights=random&size=128&stage=1&tab=scan&y=1&x=0")
+    boxes = watched.page.evaluate(
+        """() => [...document.querySelectorAll(".wb-sharebar .wb-number")].map((n) => {
+          const range = document.createRange();
+          range.selectNodeContents(n);
+          const { top, bottom, right } = range.getBoundingClientRect();
+          const box = n.closest(".wb-body").getBoundingClientRect();
+          return [top, bottom, right, box.right, box.bottom];
+        })"""
+    )
+    assert len(boxes) == 10
+    for (_, bottom, right, *limits), (top, *_) in zip(boxes, [*boxes[1:], (9e9,)], strict=True):
+        # The text box of a font is about a pixel taller than its line.
+        assert bottom - 1 <= top and right <= limits[0] + 1 and bottom <= limits[1] + 1
+    buttons = watched.page.locator("[data-panel='lab_story'] .wb-storystep")
+    heights = buttons.evaluate_all("(all) => all.map((b) => b.clientHeight)")
+    assert max(heights) < 30
+
+
+def test_three_wide_photos_use_the_height(watched) -> None:
+    wide = QUICK + "&image=coffee&fit=whole"
+    watched.open(wide)
+    assert watched.page.locator(".wb-labwide").count() == 0
+    watched.open(wide + "&scan_c=es2d:step=5")
+    box = watched.page.locator("[data-panel='lab_scan'] .wb-map").first.bounding_box()
+    column = watched.page.locator(".wb-labcolumn").first.bounding_box()
+    assert box["width"] > 0.9 * column["width"]
+    strips = watched.page.locator(".wb-labstrip")
+    tops = strips.evaluate_all("(all) => all.map((s) => s.getBoundingClientRect().top)")
+    assert max(tops) - min(tops) < 1 and tops[0] > box["y"] + box["height"]

@@ -44,10 +44,10 @@ def reach_panel(a: ReachResult, b: ReachResult | None, rgb: np.ndarray) -> Json:
     results = [r for r in (a, b) if r is not None and r.has_scan]
     tones = ["a", "b"][: len(results)]
     cell = bin_tokens(a)
-    binned = f", {cell} × {cell} tokens a cell" if cell > 1 else ""
+    binned = f"{cell} × {cell} tokens a cell, " if cell > 1 else ""
     return panel | {
         "badges": [
-            {"text": f"stage {a.stage}, token ({a.y}, {a.x}), {a.layer}{binned}", "tone": "muted"}
+            {"text": f"stage {a.stage}, token ({a.y}, {a.x}), {binned}{a.layer}", "tone": "muted"}
         ],
         "photo": photo_data_uri(rgb),
         "variants": [
@@ -74,7 +74,7 @@ def reach_panel(a: ReachResult, b: ReachResult | None, rgb: np.ndarray) -> Json:
                 ),
             ],
             "rows": [
-                ["this token", *(percent(reach_of(r)) for r in results)],
+                ["token", *(percent(reach_of(r)) for r in results)],
                 ["mean", *(percent(r.mean_reach) for r in results)],
                 ["half-life", *(_half(r) for r in results)],
             ],

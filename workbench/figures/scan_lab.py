@@ -168,7 +168,7 @@ def story_panel(es2d: ScanResult, ss2d: ScanResult, rgb: np.ndarray) -> Json:
             "value": n,
             "scheme": 0,
             "is_grid": True,
-            "under": f"N = {n_small} patches",
+            "under": f"N = {n_small}; grey: what {k_full}N = {k_full * n_small} adds",
             "text": f"The map is cut into N tokens, here {rows} × {columns} = {n_small}; a "
             "state-space model reads them one after another.",
         },
@@ -188,7 +188,8 @@ def story_panel(es2d: ScanResult, ss2d: ScanResult, rgb: np.ndarray) -> Json:
             "value": atrous,
             "tone": "a",
             "scheme": 0,
-            "under": f"{k_atrous} × {es2d.index.shape[1]} = {es2d.index.size} reads",
+            "under": f"{k_atrous} × {es2d.index.shape[1]} = {es2d.index.size} reads; grey: "
+            f"{k_full * n_small - es2d.index.size} saved",
             "text": f"{name} gives each of {k_atrous} groups every p-th token of every p-th row: "
             f"{es2d.index.size} reads in all, each token once, and a quarter of the serial steps."
             if k_atrous == 4

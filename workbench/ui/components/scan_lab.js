@@ -6,6 +6,7 @@ window.WorkbenchParts.lab = ({ Panel, MapView, Order, PathPainter, Strip, el, se
   const LEGEND_MS = 120; // numbers that change faster cannot be read
   const SPEEDS = [0.25, 1, 4];
   const MAP_PX = 288; // height of a map, by the panel's height
+  const WIDE = 1.2; // width by height of a photo beside which three legends find no room
   const FIRST_SHARE = 0.3; // of the scan is drawn at first: what is read and what is to come
   const MODES = [
     { key: "share", text: "same share", tip: "All schemes end together: each at the same share of its own length" },
@@ -166,13 +167,14 @@ window.WorkbenchParts.lab = ({ Panel, MapView, Order, PathPainter, Strip, el, se
     }
 
     build() {
-      const { schemes, photo } = this.payload;
+      const { schemes, photo, input } = this.payload;
       if (this.photo.src !== photo) this.photo.src = photo;
       while (this.columns.length > schemes.length) this.columns.pop().map.dispose();
       while (this.columns.length < schemes.length) this.columns.push(new Column(this));
       this.row.replaceChildren(...this.columns.map((c) => c.node));
       this.row.style.setProperty("--wb-columns", schemes.length);
       this.row.classList.toggle("wb-labthree", schemes.length > 2);
+      this.row.classList.toggle("wb-labwide", schemes.length > 2 && input[1] > WIDE * input[0]);
       this.body.replaceChildren(this.row, this.transport);
       const before = this.columns.map((c) => c.key).join("|");
       this.columns.forEach((column, i) => column.update(schemes[i], this.payload));

@@ -6,6 +6,7 @@ window.WorkbenchParts.story = ({ Panel, Order, PathPainter, el, css }) => {
   const REST_MS = 2200; // time to read before autoplay goes on
   const TAPE_CELLS = 16; // patches in one line of a tape
   const GAP_PX = 6;
+  const UNDER_PX = 18; // the line under the tapes
   const calm = () => window.matchMedia("(prefers-reduced-motion: reduce)").matches;
 
   class Story extends Panel {
@@ -19,8 +20,8 @@ window.WorkbenchParts.story = ({ Panel, Order, PathPainter, el, css }) => {
       this.observer = new ResizeObserver(() => this.paint());
       this.observer.observe(this.canvas);
       const button = (text, label, onclick) => el("button", { class: "wb-button", type: "button", text, "aria-label": label, onclick });
-      this.back = button("‹ back", "Previous step", () => this.go(this.step - 1));
-      this.next = button("next ›", "Next step", () => this.go(this.step + 1));
+      this.back = button("‹", "Previous step", () => this.go(this.step - 1));
+      this.next = button("›", "Next step", () => this.go(this.step + 1));
       this.auto = button("▶", "Play all steps", () => this.autoplay());
       this.dots = el("div", { class: "wb-storysteps", role: "radiogroup", "aria-label": "Step of the story" });
       this.numbers = el("div", { class: "wb-storynumbers" });
@@ -161,10 +162,11 @@ window.WorkbenchParts.story = ({ Panel, Order, PathPainter, el, css }) => {
       const tapes = spec.is_grid ? [all] : order.tables;
       const tallest = this.painters.reduce((most, { order: o }) =>
         Math.max(most, o.tables.length * Math.ceil(o.length / TAPE_CELLS)), 0);
-      const gaps = GAP_PX * (Math.max(...this.painters.map((p) => p.order.tables.length)) - 1);
+      const gaps = GAP_PX * Math.max(...this.painters.map((p) => p.order.tables.length));
       const label = 16;
-      const cell = Math.floor(Math.min((height - gaps) / tallest, (width - left - label) / TAPE_CELLS));
+      const cell = Math.floor(Math.min((height - gaps - UNDER_PX) / tallest, (width - left - label) / TAPE_CELLS));
       let y = 0;
+      let drawn = 0;
       g.font = "11px system-ui, sans-serif";
       g.textBaseline = "middle";
       tapes.forEach((ids, k) => {
@@ -180,11 +182,16 @@ window.WorkbenchParts.story = ({ Panel, Order, PathPainter, el, css }) => {
         }
         g.globalAlpha = 1;
         y += lines * cell + GAP_PX;
+        drawn += lines;
       });
-      if (y > height - 40) return;
+      // What the longest tapes read beyond these, as empty cells: the difference is the point.
+      g.fillStyle = css("--wb-soft");
+      for (let line = 0; line < tallest - drawn; line++) {
+        for (let i = 0; i < TAPE_CELLS; i++) g.fillRect(left + label + i * cell, y + line * cell, cell - 1, cell - 1);
+      }
       g.fillStyle = css("--wb-muted");
       g.font = "12px system-ui, sans-serif";
-      g.fillText(spec.under, left + label, y + 10);
+      g.fillText(spec.under, left + label, tallest * cell + gaps + UNDER_PX / 2);
     }
 
     patch(g, id, order, x, y, side) {
