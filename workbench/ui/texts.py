@@ -28,8 +28,33 @@ HELP = (
     ),
     (
         "Scan paths",
-        "Read back from the operator that the model runs, then compared with the table of the "
-        "scheme. Thin lines are jumps.",
+        "Verified: token numbers were pushed through the operator that the model runs, and what "
+        "it read agrees with the scheme's table; if not, the first difference is named. Path "
+        "only: the scheme belongs to another network, so there is no operator to ask; its path "
+        "is drawn from its definition. Thin lines are breaks: moves farther than the scheme's "
+        "shortest. Pads are steps that read nothing and still let the state decay.",
+    ),
+    (
+        "Player",
+        "Space plays and pauses, arrows move one step, Shift with an arrow a tenth of the scan, "
+        "Home and End go to its ends. All schemes move together: by the same share of their "
+        "length, or by the same number of steps.",
+    ),
+    (
+        "Reach",
+        "The tokens that can influence the one in focus through one scan, itself included: exact, "
+        "from the order alone. Influence left is exp(Σ dt·A) over the steps between, with dt from "
+        "this photo and A from the weights; half-life is where its median falls to a half. The "
+        "bars add what else mixes tokens: the 3 × 3 convolutions, the other blocks, and the SE "
+        "gates, whose global mean reaches everything.",
+    ),
+    (
+        "Table",
+        "Move: Manhattan distance between two tokens read in a row. Jump: a move to no "
+        "4-neighbour. Gap: steps between two 4-neighbours, where one sequence reads both. Sets: "
+        "of the operator's four parameter sets, those in use; sequence k has set k mod 4 unless "
+        "the scheme says otherwise. Times are shown after the output agreed with the slow "
+        "reference.",
     ),
     (
         "Receptive field",
