@@ -15,12 +15,9 @@ compiled at first use and cached as the scan's; a profiler shows them as `map_op
 from __future__ import annotations
 
 import ctypes
-import os
 import struct
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -169,39 +166,6 @@ def _run(
     # With a profiler on, a program shows beside torch's operators.
     is_watched = torch.autograd._profiler_enabled()
     with record_function(f"map_ops::{name}") if is_watched else nullcontext():
-        _work(_program(name), ctypes.addressof(table), min(n_items, -(-x.numel() // _GRAIN)))
-
-
-def _work(program: Any, table: int, n_useful: int) -> None:
-    """Run the program on as many threads as torch has, but no more than are useful."""
-    n_threads = min(torch.get_num_threads(), n_useful)
-    if n_threads == 1:
-        program.ctypes(table)
-        return
-    openmp = run._openmp()
-    if openmp is not None:
-        openmp(program.address, table, n_threads, 0)
-        return
-    submit = run._python_threads(os.getpid()).submit
-    for task in [submit(program.ctypes, table) for _ in range(n_threads)]:
-        task.result()
-
-
-def _program(name: str) -> Any:
-    with run._compile_lock:
-        return _compile(name)
-
-
-@cache
-def _compile(name: str) -> Any:
-    import numba
-
-    from kernels._cpu.map_programs import SIGNATURE, build_programs
-    from kernels._cpu.programs import source_version
-
-    program = build_programs(source_version())[name]
-    try:
-        return numba.cfunc(SIGNATURE, cache=True, error_model="numpy")(program)
-    except (RuntimeError, OSError):
-        # As in `run.py`: no folder for the cache can be written to, compile for this process only.
-        return numba.cfunc(SIGNATURE, error_model="numpy")(program)
+        n_threads = min(torch.get_num_threads(), n_items, -(-x.numel() // _GRAIN))
+        program = run.compiled_program(name, run.MAPS)
+        run.run_on_threads(program, ctypes.addressof(table), n_threads)

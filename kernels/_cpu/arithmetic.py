@@ -37,10 +37,12 @@ ZERO, ONE, TWO = np.float32(0.0), np.float32(1.0), np.float32(2.0)
 _LOWEST, _CUT, NAN = np.float32(-127.0), np.float32(20.0), np.float32(np.nan)
 
 
-inlined = numba.njit(error_model="numpy", forceinline=True)
+# Nothing calls these from Python, so they need none of the wrappers that would let it.
+_FOR_PROGRAMS = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+inlined = numba.njit(forceinline=True, **_FOR_PROGRAMS)
 # Inner loops stay functions of their own: inlined into the long function around them, LLVM reloads
 # every constant in every step.
-compiled = numba.njit(error_model="numpy", forceinline=False)
+compiled = numba.njit(forceinline=False, **_FOR_PROGRAMS)
 
 
 @inlined

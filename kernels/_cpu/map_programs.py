@@ -51,7 +51,6 @@ from kernels._cpu.simd import (
 ) = range(19)
 ACTIVATIONS = ("", "relu", "silu", "gelu")
 _RELU, _SILU, _GELU = 1, 2, 3
-SIGNATURE = types.void(types.int64)
 _HALF, _SQRT_HALF = np.float32(0.5), np.float32(0.5**0.5)
 # erf(x) = 1 - t (a1 + t (a2 + ...)) exp(-x^2) with t = 1 / (1 + p x), x >= 0: Abramowitz and Stegun
 # 7.1.26, absolute error 1.5e-7.

@@ -8,11 +8,6 @@ write to the same place and the answer does not depend on which thread took whic
 
 from __future__ import annotations
 
-from hashlib import sha256
-from pathlib import Path
-
-from numba import types
-
 from kernels._cpu import columns as col
 from kernels._cpu.arithmetic import inlined
 from kernels._cpu.backward import backward_sequence
@@ -21,7 +16,6 @@ from kernels._cpu.projection import project_back_sequence, project_part, project
 from kernels._cpu.simd import column, fetch_and_add
 
 PARTS, ROWS = col.PARTS, col.ROWS
-SIGNATURE = types.void(types.int64)
 
 
 @inlined
@@ -106,11 +100,3 @@ def build_programs(version):
         "project_back": project_back,
         "project_weight": project_weight,
     }
-
-
-def source_version():
-    """Digest of the sources of this package."""
-    digest = sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()

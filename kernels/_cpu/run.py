@@ -9,10 +9,12 @@ another kind of pool, Python threads take its place (a program holds no lock of 
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,12 @@ import torch
 
 from kernels._cpu import columns as col
 
+# Modules of programs: `build_programs(version)` gives them by name.
+SCAN, MAPS = "kernels._cpu.programs", "kernels._cpu.map_programs"
 _compile_lock = threading.Lock()
 _VECTOR_BYTES = 4 * col.LANES
+# A program takes the address of its table.
+_SIGNATURE = "void(int64)"
 
 
 @cache
@@ -37,7 +43,6 @@ def unavailable_reason() -> str | None:
 
 def run_program(name: str, table: np.ndarray, n_items: int, scratch_floats: int = 0) -> None:
     """Work through `n_items` items of a program; each thread gets its own scratch memory."""
-    compiled = compiled_program(name)
     n_threads = max(1, min(torch.get_num_threads(), n_items))
     # One spare vector between the threads' parts, so that they share no cache line.
     size = _VECTOR_BYTES * (-(-scratch_floats // col.LANES) + 1)
@@ -46,38 +51,52 @@ def run_program(name: str, table: np.ndarray, n_items: int, scratch_floats: int 
     table[col.N_ITEMS] = n_items
     table[col.SCRATCH] = -(-scratch.data_ptr() // _VECTOR_BYTES) * _VECTOR_BYTES
     table[col.SCRATCH_SIZE] = size
-    address = table.ctypes.data
+    run_on_threads(compiled_program(name), table.ctypes.data, n_threads)
+
+
+def run_on_threads(program: Any, table: int, n_threads: int) -> None:
+    """Run a compiled program on the table at this address, on so many threads at once."""
     if n_threads == 1:
-        compiled.ctypes(address)
+        program.ctypes(table)
         return
     openmp = _openmp()
     if openmp is not None:
-        openmp(compiled.address, address, n_threads, 0)
+        openmp(program.address, table, n_threads, 0)
         return
     submit = _python_threads(os.getpid()).submit
-    for task in [submit(compiled.ctypes, address) for _ in range(n_threads)]:
+    for task in [submit(program.ctypes, table) for _ in range(n_threads)]:
         task.result()
 
 
-def compiled_program(name: str) -> Any:
-    """The program as a numba `CFunc`, compiled or read from numba's cache at first use."""
+def compiled_program(name: str, module: str = SCAN) -> Any:
+    """The program as a numba `CFunc`, compiled or read from numba's cache at first use.
+
+    Each is compiled when it is first called for, so a forward pass waits for no backward pass.
+    """
     with _compile_lock:
-        return _compile(name)
+        return _compile(name, module)
 
 
 @cache
-def _compile(name: str) -> Any:
+def _compile(name: str, module: str) -> Any:
     import numba
 
-    from kernels._cpu.programs import SIGNATURE, build_programs, source_version
-
-    program = build_programs(source_version())[name]
+    program = importlib.import_module(module).build_programs(source_version())[name]
     try:
-        return numba.cfunc(SIGNATURE, cache=True, error_model="numpy")(program)
+        return numba.cfunc(_SIGNATURE, cache=True, error_model="numpy")(program)
     except (RuntimeError, OSError):
         # numba has tried the package's folder and the user's; neither can be written to, or the
         # disk is full. Compile for this process only.
-        return numba.cfunc(SIGNATURE, error_model="numpy")(program)
+        return numba.cfunc(_SIGNATURE, error_model="numpy")(program)
+
+
+@cache
+def source_version() -> str:
+    """Digest of the sources of this package, of which numba's cache knows one module only."""
+    digest = sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 @cache

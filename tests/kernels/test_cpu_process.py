@@ -51,6 +51,25 @@ def test_import_loads_no_compiler_and_later_processes_start_from_the_cache(tmp_p
     assert python(code, NUMBA_CACHE_DIR=str(tmp_path)).split() == ["1"]
 
 
+def test_a_first_call_waits_for_its_own_programs_only() -> None:
+    python(
+        """
+        from kernels._cpu import run as pool
+        compiled, original = [], pool._compile
+        def compile_(name, module):
+            compiled.append(name)
+            return original(name, module)
+        pool._compile = compile_
+        leaves = [t.requires_grad_() for t in inputs()]
+        y = kernels.scan2d(*leaves, backend="cpu")
+        assert set(compiled) == {"project", "forward"}, compiled
+        del compiled[:]
+        y.sum().backward()
+        assert set(compiled) == {"backward", "project_back", "project_weight"}, compiled
+        """
+    )
+
+
 def test_four_threads_at_once_from_the_first_call_on() -> None:
     """Also where numba has only its `workqueue` layer, which aborts on concurrent calls."""
     python(

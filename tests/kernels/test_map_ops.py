@@ -209,12 +209,14 @@ def test_processes(tmp_path: Path) -> None:
             [t.join() for t in threads]
         done = []
         four()
-        print(map_ops._program("layer_norm").cache_hits)
         from kernels._cpu import run
+        print(run.compiled_program("layer_norm", run.MAPS).cache_hits)
+        # No other program was compiled on the way.
+        assert run._compile.cache_info().currsize == 1
         run._openmp = lambda: None  # as where torch has another pool
         from numba.core import caching
         caching.CacheImpl._locator_classes = []  # as where no folder can be written to
-        map_ops._compile.cache_clear()
+        run._compile.cache_clear()
         four()
         assert len(done) == 8
     """
