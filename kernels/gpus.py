@@ -70,9 +70,9 @@ GPUS: dict[str, Gpu] = {
             16,
             f"NVIDIA Ada GPU architecture whitepaper (24 GB GDDR6X); {_CUDA} 8.9",
         ),
-        # 163.4 TFLOP/s float32 = 304 CUs * 128 * 2 * 2.1 GHz, with packed instructions only; a
-        # transcendental takes a wave of 64 four times as long as a plain instruction: 4 SIMDs of
-        # 16 lanes give 16 for each clock.
+        # 163.4 TFLOP/s float32 = 304 CUs * 128 * 2 * 2.1 GHz, with packed instructions only. A
+        # transcendental takes four times as long as a plain instruction: 4 SIMDs of 16 lanes give
+        # 16 for each clock. AMD publishes the rate in its compiler only.
         Gpu(
             "MI300X",
             "gfx942",
@@ -81,8 +81,10 @@ GPUS: dict[str, Gpu] = {
             2.1e9,
             128,
             16,
-            "AMD Instinct MI300X data sheet and CDNA 3 white paper; quarter-rate transcendentals "
-            "as in LLVM's scheduling model of gfx942",
+            "AMD Instinct MI300X data sheet and CDNA 3 white paper; four 16-wide SIMDs as in the "
+            "ROCm Compute Profiler documentation (pipeline descriptions, VALU); transcendentals at "
+            "a quarter of the rate as in LLVM's scheduling model (SISchedule.td, WriteTrans32: "
+            "https://reviews.llvm.org/D81011), of which gfx942 overrides other instructions only",
         ),
     )
 }

@@ -2,8 +2,7 @@
 
 A tile holds `STEPS` steps of a block of channels; `tl.associative_scan` combines them, and the
 state is carried from tile to tile: 13 tiles instead of 784 steps for a sequence of 784. The carry
-enters the first step of a tile, so that no product of gates over a whole tile is ever needed: with
-A > 0 it would overflow before the state does.
+enters the first step of a tile; `scan_tile` says which tiles go step by step.
 """
 
 from __future__ import annotations
@@ -71,19 +70,42 @@ def load_b_and_c(t, DELTA, BM, CM, row, n, is_state, length, rank, N_STATES,
 
 
 @triton.jit
-def states_of(gate, x, h, STEPS: tl.constexpr):
-    """The states after every step of a tile `[T, D, N]`, from the state before it `[D, N]`."""
-    is_first = (tl.arange(0, STEPS) == 0)[:, None, None]
-    x = tl.where(is_first, x + gate * h[None], x)
-    _, states = tl.associative_scan((gate, x), 0, combine)
-    return states
-
-
-@triton.jit
 def one_step(tile, step, STEPS: tl.constexpr):
     """Step `step` of a tile `[T, D, N]`: `[D, N]`."""
     is_it = (tl.arange(0, STEPS) == step)[:, None, None]
     return tl.sum(tl.where(is_it, tile, 0.0), 0)
+
+
+@triton.jit
+def scan_tile(gate, x, STEPS: tl.constexpr, ORDER_KIND: tl.constexpr, REVERSE: tl.constexpr):
+    """`y_t = gate_t y_before + x_t` for all steps of a tile `[T, D, N]`, from the end if REVERSE.
+
+    With gates above 1 (A > 0, or dt < 0) their product over some steps overflows where the state
+    does not, and infinity times a gate of 0 over some steps is not what it is step by step. So a
+    tile with such a number goes step by step. The gates of a map are at most 1.
+    """
+    if ORDER_KIND == ROWS:
+        is_tame = (gate <= 1.0) & (tl.abs(x) < float("inf"))
+        if tl.min(is_tame.to(tl.int32)) == 1:
+            _, y = tl.associative_scan((gate, x), 0, combine, reverse=REVERSE)
+        else:
+            y = x
+            last = one_step(x, STEPS - 1 if REVERSE else 0, STEPS)
+            for i in range(1, STEPS):
+                step = STEPS - 1 - i if REVERSE else i
+                last = one_step(gate, step, STEPS) * last + one_step(y, step, STEPS)
+                y = tl.where((tl.arange(0, STEPS) == step)[:, None, None], last[None], y)
+    else:
+        _, y = tl.associative_scan((gate, x), 0, combine, reverse=REVERSE)
+    return y
+
+
+@triton.jit
+def states_of(gate, x, h, STEPS: tl.constexpr, ORDER_KIND: tl.constexpr):
+    """The states after every step of a tile `[T, D, N]`, from the state before it `[D, N]`."""
+    is_first = (tl.arange(0, STEPS) == 0)[:, None, None]
+    x = tl.where(is_first, x + gate * h[None], x)
+    return scan_tile(gate, x, STEPS, ORDER_KIND, False)
 
 
 @triton.jit(do_not_specialize=NOT_SPECIALIZED)
@@ -133,7 +155,7 @@ def chunks_forward_kernel(
         dt = softplus(raw) if SOFTPLUS else raw
         # Past the end the state stays as it is.
         gate = tl.where(is_step[:, None, None], tl.exp2(dt[:, :, None] * a2[None]), 1.0)
-        h_all = states_of(gate, (dt * u)[:, :, None] * b[:, None, :], h, STEPS)
+        h_all = states_of(gate, (dt * u)[:, :, None] * b[:, None, :], h, STEPS, ORDER_KIND)
         h = one_step(h_all, STEPS - 1, STEPS)
         y = (tl.sum(h_all * c[:, None, :], 2) + skip[None, :] * u).to(Y.dtype.element_ty)
         if IS_SUM:
@@ -218,7 +240,7 @@ def chunks_backward_kernel(
                 dt = softplus(raw) if SOFTPLUS else raw
                 gate = tl.exp2(dt[:, :, None] * a2[None])
                 x = (dt * u.to(tl.float32))[:, :, None] * b[:, None, :]
-                h = one_step(states_of(gate, x, h, STEPS), STEPS - 1, STEPS)
+                h = one_step(states_of(gate, x, h, STEPS, ORDER_KIND), STEPS - 1, STEPS)
             tl.store(starts_at + (n_parts - 1) * CHANNELS * STATES, h)
             # Other threads of this program may have written what a thread reads below.
             tl.debug_barrier()
@@ -246,7 +268,7 @@ def chunks_backward_kernel(
             dt = softplus(raw) if SOFTPLUS else raw
             gate = tl.where(is_step[:, None, None], tl.exp2(dt[:, :, None] * a2[None]), 1.0)
             x = (dt * u)[:, :, None] * b[:, None, :]
-            states = states_of(gate, x, h, STEPS)
+            states = states_of(gate, x, h, STEPS, ORDER_KIND)
             # dt once more, one step on: moving the gates between threads would cost more.
             raw_next, _ = load_dt(
                 t + 1, DELTA, row, d, r, is_channel, weight, bias,
@@ -258,7 +280,7 @@ def chunks_backward_kernel(
             grad_h = grad_y[:, :, None] * c[:, None, :]
             is_last = (tl.arange(0, STEPS) == STEPS - 1)[:, None, None]
             grad_h = tl.where(is_last, grad_h + passed[None], grad_h)
-            _, grad_h = tl.associative_scan((gate_next, grad_h), 0, combine, reverse=True)
+            grad_h = scan_tile(gate_next, grad_h, STEPS, ORDER_KIND, True)
             passed = one_step(gate * grad_h, 0, STEPS)
             # gate * h before the step, without moving h between threads.
             of_gate = grad_h * (states - x)

@@ -119,6 +119,11 @@ def test_nan_and_infinity_come_through(interpreted: Interpreted, regime: str) ->
     interpreted(worker.check_not_finite, regime)
 
 
+@pytest.mark.parametrize("regime", ["steps", "chunks"])
+def test_growing_states_overflow_only_where_they_must(interpreted, regime: str) -> None:
+    interpreted(worker.check_growth, regime)
+
+
 @pytest.mark.parametrize(("scale", "regime"), [(1e-20, "chunks"), (1e4, "steps"), (1e30, "chunks")])
 def test_any_size_of_dt_gives_the_right_answer(interpreted, scale: float, regime: str) -> None:
     interpreted(worker.check_any_dt, scale, regime)
