@@ -334,7 +334,7 @@ def check_growth(regime: str) -> None:
     # Nor does infinity meet a product of gates that vanishes where no gate does.
     small[..., 0] = float("inf")
     with use_regime(regime):
-        y = selective_scan(small, delta, -A, one, one, backend="triton")
+        y = selective_scan(one, delta, -A, small, one, backend="triton")
     assert (y == float("inf")).all()
 
 
