@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.browser.conftest import VISIBLE
+
 UPLOAD = "input[type=file][data-testid$='-upload-button']"
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
@@ -253,10 +255,7 @@ def test_colours_follow_the_theme_with_enough_contrast(watched, theme: str) -> N
 def test_narrow_screens_stack_the_panels(watched) -> None:
     watched.page.set_viewport_size({"width": 700, "height": 900})
     watched.open()
-    tops = watched.page.evaluate(
-        "() => [...document.querySelectorAll('.wb-panel')]"
-        ".map((p) => p.getBoundingClientRect().top)"
-    )
+    tops = watched.page.evaluate(f"() => {VISIBLE}.map((p) => p.getBoundingClientRect().top)")
     assert sorted(tops) == tops
     assert len(set(tops)) == 4
     assert watched.page.evaluate("() => document.documentElement.scrollWidth <= innerWidth + 1")
