@@ -234,3 +234,13 @@ def test_three_wide_photos_use_the_height(watched) -> None:
     strips = watched.page.locator(".wb-labstrip")
     tops = strips.evaluate_all("(all) => all.map((s) => s.getBoundingClientRect().top)")
     assert max(tops) - min(tops) < 1 and tops[0] > box["y"] + box["height"]
+
+
+def test_a_step_larger_than_the_map_draws_the_groups_that_read(watched) -> None:
+    watched.open(QUICK.replace("stage=1", "stage=2") + "&scan=es2d:step=60&y=3&x=2")
+    assert "256 groups drawn" in watched.text("lab_scan")
+    rows = watched.page.locator(".wb-labcolumn").first.locator("button.wb-group")
+    assert rows.count() == 256
+    # Group of column 2, row 3 among 60 x 60, counted from 1.
+    assert lab(watched)["schemes"][0]["group"] == 2 * 60 + 3 + 1
+    assert rows.last.inner_text().startswith(str(15 * 60 + 15 + 1))

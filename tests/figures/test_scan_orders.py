@@ -92,6 +92,18 @@ def test_the_shortest_move_is_the_schemes_own_spacing() -> None:
     assert own_spacing(np.zeros((1, 1), np.int32), 1) == 0
 
 
+def test_of_thousands_of_groups_only_those_that_read_are_sent() -> None:
+    result = scan_result("es2d:step=64", 64)
+    assert result.index.shape[0] == 4096
+    # A budget that no thinning keeps, as every sequence is one step long.
+    scheme = scheme_json("a", result, budget=1000)
+    groups = np.array(scheme["groups"]) - 1
+    assert len(groups) == len(scheme["sequences"]) == len(scheme["parameter_set"]) == 256
+    np.testing.assert_array_equal(decoded(scheme), result.index[groups])
+    assert (result.index[groups] >= 0).all()
+    assert "groups" not in scheme_json("a", scan_result("ss2d", 64))
+
+
 def test_an_order_over_its_budget_is_thinned_and_says_so() -> None:
     from dataclasses import replace
 

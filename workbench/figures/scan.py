@@ -13,6 +13,8 @@ from workbench.labels import scan_in_text, scan_label, scan_short
 from workbench.results import ScanResult
 
 MAX_PALETTE = 256  # different differences; beyond that plain ids are shorter
+PAD = -1
+MAX_GROUPS = 256  # sequences that are drawn; ES2D with a step of 256 has 65,536
 
 
 def encode_order(index: np.ndarray) -> list[Json]:
@@ -25,8 +27,10 @@ def encode_order(index: np.ndarray) -> list[Json]:
     (random). "data" is base64; pads stay -1. `decodeOrder` in scan_path.js is the inverse.
     """
     encoded: list[Json] = []
+    first_with: dict[bytes, int] = {}
     for k, sequence in enumerate(index):
-        twin = next((j for j in range(k) if np.array_equal(index[j], sequence[::-1])), None)
+        twin = first_with.get(sequence[::-1].tobytes())
+        first_with.setdefault(sequence.tobytes(), k)
         if twin is not None and "reverse_of" not in encoded[twin]:
             encoded.append({"reverse_of": twin})
             continue
@@ -81,22 +85,25 @@ def json_bytes(value: Json | list[Json]) -> int:
 def own_spacing(index: np.ndarray, width: int) -> int:
     """The order's shortest move (Chebyshev, tokens), as `metrics["n_jumps"]` counts: p for ES2D."""
     shortest = 0
-    for sequence in index:
+    for sequence in index[(index >= 0).sum(1) > 1]:
         tokens = sequence[sequence >= 0]
         dy, dx = np.abs(np.diff(tokens // width)), np.abs(np.diff(tokens % width))
-        if len(tokens) > 1:
-            move = int(np.maximum(dy, dx).min())
-            shortest = move if shortest == 0 else min(shortest, move)
+        move = int(np.maximum(dy, dx).min())
+        shortest = move if shortest == 0 else min(shortest, move)
     return shortest
 
 
 def scheme_json(key: str, result: ScanResult, budget: int = 0) -> Json:
     """One scheme for the players. With a `budget` in bytes, an order that does not compress is
-    reduced to every n-th step, `every` says which."""
-    every, sequences = 1, encode_order(result.index)
-    while budget and json_bytes(sequences) > budget:
+    reduced to every n-th step, `every` says which. Sequences without a token and those beyond
+    MAX_GROUPS are left out: then `groups` has the numbers (from 1) of those that are there."""
+    drawn = drawn_sequences(result)
+    index = result.index[drawn]
+    every, sequences = 1, encode_order(index)
+    while budget and json_bytes(sequences) > budget and every < index.shape[1]:
         every = max(every + 1, round(every * json_bytes(sequences) / budget))
-        sequences = encode_order(result.index[:, ::every])
+        sequences = encode_order(index[:, ::every])
+    is_whole = len(drawn) == len(result.index)
     return {
         "key": key,
         "id": f"{result.provenance.scan} {zlib.crc32(result.index.tobytes()):08x}",
@@ -109,8 +116,14 @@ def scheme_json(key: str, result: ScanResult, budget: int = 0) -> Json:
         "every": every,
         "spacing": own_spacing(result.index, result.width),
         "sequences": sequences,
-        "parameter_set": result.parameter_set.tolist(),
+        "parameter_set": result.parameter_set[drawn].tolist(),
+        **({} if is_whole else {"groups": (drawn + 1).tolist()}),
     }
+
+
+def drawn_sequences(result: ScanResult) -> np.ndarray:
+    """Numbers (from 0) of the sequences that the players draw: those that read something."""
+    return np.flatnonzero((result.index != PAD).any(1))[:MAX_GROUPS]
 
 
 def locate(result: ScanResult, y: int, x: int) -> tuple[int, int] | None:

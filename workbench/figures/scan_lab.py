@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from workbench.figures.scan import json_bytes, locate, reading, scheme_json
+from workbench.figures.scan import drawn_sequences, json_bytes, locate, reading, scheme_json
 from workbench.figures.theme import Json, map_layout, ordinal, percent, photo_data_uri, significant
 from workbench.labels import scan_in_text, scan_label, scan_short
 from workbench.results import ScanResult
@@ -100,6 +100,8 @@ def _facts(result: ScanResult, every: int) -> str:
         parts.append(f"{m['n_pads']:,} pad" + ("s" if m["n_pads"] > 1 else ""))
     if m.get("n_extra_steps"):
         parts.append(f"{m['n_extra_steps']:,} steps beside the map")
+    if (n_drawn := len(drawn_sequences(result))) < len(result.index):
+        parts.insert(1, f"{n_drawn:,} groups drawn")
     if every > 1:
         parts.append(f"every {ordinal(every)} step sent")
     return " · ".join(parts)

@@ -70,9 +70,9 @@ window.WorkbenchParts.lab = ({ Panel, MapView, Order, PathPainter, Strip, el, se
         swatch.style.borderTopStyle = order.styles[k].dash.length ? "dashed" : "solid";
         const now = el("span", { class: "wb-now" });
         const row = el("button", {
-          type: "button", role: "radio", class: "wb-group", title: `Group ${k + 1} uses parameter set ${scheme.parameter_set[k]}`,
+          type: "button", role: "radio", class: "wb-group", title: `Group ${order.number(k)} uses parameter set ${scheme.parameter_set[k]}`,
           onclick: () => { this.group = k; this.lab.changed(); },
-        }, swatch, el("span", { text: `${k + 1}` }), el("span", { class: "wb-muted", text: `set ${scheme.parameter_set[k]}` }), now);
+        }, swatch, el("span", { text: `${order.number(k)}` }), el("span", { class: "wb-muted", text: `set ${scheme.parameter_set[k]}` }), now);
         return { row, now };
       });
       this.thin = el("p", { class: "wb-note" });
@@ -104,7 +104,7 @@ window.WorkbenchParts.lab = ({ Panel, MapView, Order, PathPainter, Strip, el, se
       const { stride, every } = this.order;
       const found = this.order.visits(Math.floor(point.y / stride), Math.floor(point.x / stride));
       if (!found.length) return every > 1 ? ` · between the steps sent` : " · not read";
-      const text = found.slice(0, 4).map((v) => `${v.group + 1}: ${count(v.step + 1)}`).join(", ");
+      const text = found.slice(0, 4).map((v) => `${this.order.number(v.group)}: ${count(v.step + 1)}`).join(", ");
       return ` · step in group ${text}${found.length > 4 ? ", …" : ""}`;
     }
 
@@ -303,7 +303,7 @@ window.WorkbenchParts.lab = ({ Panel, MapView, Order, PathPainter, Strip, el, se
       return {
         step: this.position, playing: this.playing, frames: this.frames, mode: this.mode, length: this.longest,
         schemes: this.columns.map((c) => ({
-          label: c.name.textContent, step: c.step, length: c.order.length, group: c.group + 1,
+          label: c.name.textContent, step: c.step, length: c.order.length, group: c.order.number(c.group),
           tokens: c.order.tables.map((_, k) => c.order.at(k, c.step) ?? null),
         })),
       };

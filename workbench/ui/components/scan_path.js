@@ -90,6 +90,11 @@ window.WorkbenchParts.path = () => {
       this.jumps = this.tables.map((ids) => this.findJumps(ids));
     }
 
+    /* Number of a group as readers count: from 1, those left out included. */
+    number(group) {
+      return this.groups ? this.groups[group] : group + 1;
+    }
+
     findJumps(ids) {
       const far = this.every === 1 ? this.spacing : Infinity; // of a thinned table the moves are not known
       const jumps = new Uint8Array(ids.length);

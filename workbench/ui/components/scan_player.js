@@ -89,7 +89,7 @@ window.WorkbenchParts.player = ({ el, send, focus, Order, PathPainter, Strip }) 
         this.step = this.order.length;
       }
       this.group = Math.min(this.group, this.order.tables.length - 1);
-      this.chooser.replaceChildren(...this.order.tables.map((_, k) => el("option", { value: k, text: `${k + 1}` })));
+      this.chooser.replaceChildren(...this.order.tables.map((_, k) => el("option", { value: k, text: `${this.order.number(k)}` })));
       this.slider.max = this.order.length;
       this.follow();
     }
@@ -106,7 +106,7 @@ window.WorkbenchParts.player = ({ el, send, focus, Order, PathPainter, Strip }) 
     readout(point) {
       const { stride } = this.order;
       const [at] = this.order.visits(Math.floor(point.y / stride), Math.floor(point.x / stride));
-      return at ? ` · group ${at.group + 1}, step ${at.step + 1}` : "";
+      return at ? ` · group ${this.order.number(at.group)}, step ${at.step + 1}` : "";
     }
 
     toggle() {
