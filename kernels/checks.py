@@ -31,7 +31,9 @@ def check_selective_scan(
             )
     _check_tensors(given, optional=("D", "delta_bias", "z"))
     if u.dim() != 3 or 0 in u.shape[1:]:
-        raise ValueError(f"u must be [batch, channels, length]; given {list(u.shape)}.")
+        raise ValueError(
+            f"u must be [batch, channels, length], none but the batch 0; given {list(u.shape)}."
+        )
     batch, channels, length = u.shape
     _check_shape("delta", delta, (batch, channels, length), "the shape of u")
     if A.dim() != 2 or A.shape[0] != channels or A.shape[1] < 1:
@@ -96,7 +98,10 @@ def check_scan2d(
         }
     )
     if x.dim() != 4 or 0 in x.shape[1:]:
-        raise ValueError(f"x must be [batch, channels, height, width]; given {list(x.shape)}.")
+        raise ValueError(
+            "x must be [batch, channels, height, width], none but the batch 0; "
+            f"given {list(x.shape)}."
+        )
     channels = x.shape[1]
     if (
         dt_projs_weight.dim() != 3
@@ -155,6 +160,8 @@ def _check_tensors(given: dict[str, Tensor | None], optional: tuple[str, ...] = 
             raise TypeError(
                 f"{name} is {tensor.dtype}; allowed are float16, bfloat16, float32 and float64."
             )
+        if tensor.layout != torch.strided:
+            raise TypeError(f"{name} is {tensor.layout}; give a dense tensor, {name}.to_dense().")
         if device is None:
             device = tensor.device
         elif tensor.device != device:

@@ -211,6 +211,11 @@ class ScanSpec:
     @classmethod
     def of(cls, scan: str | ScanSpec, **params: int) -> ScanSpec:
         """The specification of a name, a text form or a specification, with `params` on top."""
+        if not isinstance(scan, str | ScanSpec):
+            raise TypeError(
+                f"a scan is a name like 'es2d:step=2', a ScanSpec or (for scan2d) a ScanOrder; "
+                f"given {type(scan).__name__}."
+            )
         spec = scan if isinstance(scan, ScanSpec) else cls.parse(scan)
         return cls(spec.name, {**spec.params, **params}) if params else spec
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba
 import numpy as np
 
@@ -38,7 +40,11 @@ _LOWEST, _CUT, NAN = np.float32(-127.0), np.float32(20.0), np.float32(np.nan)
 
 
 # Nothing calls these from Python, so they need none of the wrappers that would let it.
-_FOR_PROGRAMS = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+_FOR_PROGRAMS: dict[str, Any] = {
+    "error_model": "numpy",
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+}
 inlined = numba.njit(forceinline=True, **_FOR_PROGRAMS)
 # Inner loops stay functions of their own: inlined into the long function around them, LLVM reloads
 # every constant in every step.

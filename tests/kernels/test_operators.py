@@ -131,6 +131,7 @@ def test_order_can_be_a_name_a_text_a_specification_or_a_table(inputs) -> None:
         ("x", lambda t: t[:, :, :0], ValueError, r"given \[2, 8, 0, 6\]"),
         ("x", lambda t: t.long(), TypeError, "x is torch.int64; allowed are float16"),
         ("x", lambda t: t.tolist(), TypeError, "x must be a tensor; given list"),
+        ("x", lambda t: t.to_sparse(), TypeError, "x is torch.sparse_coo; give a dense tensor"),
         (
             "x",
             lambda t: t[:, :5],
@@ -153,7 +154,7 @@ def test_scan2d_names_the_argument_that_is_wrong(inputs, name, change, error, me
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("u", lambda t: t[0], r"u must be \[batch, channels, length\]; given \[6, 9\]"),
+        ("u", lambda t: t[0], r"u must be \[batch, channels, length\].* given \[6, 9\]"),
         ("delta", lambda t: t[:, :, :4], r"delta must be \[2, 6, 9\]"),
         ("A", lambda t: t[:3], r"A must be \[6, states\]"),
         ("B", lambda t: t[0, 0], r"B must be \[batch, groups, states, length\]"),
@@ -191,6 +192,8 @@ def test_an_order_that_does_not_fit_is_refused(inputs) -> None:
         scan2d(**inputs, order=scan_order("es2d", 4, 6), step=2)
     with pytest.raises(ValueError, match="no parameter 'size'"):
         scan2d(**inputs, size=2)
+    with pytest.raises(TypeError, match="a scan is a name .* given NoneType"):
+        scan2d(**inputs, order=None)
     two_sets = {
         "x": inputs["x"],
         **{name: inputs[name][:2] for name in list(inputs)[1:4]},
