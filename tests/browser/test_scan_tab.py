@@ -227,6 +227,9 @@ def test_three_wide_photos_use_the_height(watched) -> None:
     wide = QUICK + "&image=coffee&fit=whole"
     watched.open(wide)
     assert watched.page.locator(".wb-labwide").count() == 0
+    watched.page.set_viewport_size({"width": 1280, "height": 720})
+    rows = watched.page.locator(".wb-labrow")
+    assert rows.evaluate_all("(all) => all.every((r) => r.scrollWidth <= r.clientWidth + 1)")
     watched.open(wide + "&scan_c=es2d:step=5")
     box = watched.page.locator("[data-panel='lab_scan'] .wb-map").first.bounding_box()
     column = watched.page.locator(".wb-labcolumn").first.bounding_box()
