@@ -211,6 +211,10 @@ class Breaks(nn.Module):
         raise OSError("no such card")
 
 
+def _ends_the_program(x):
+    raise SystemExit(0)
+
+
 def _throws(x: Tensor) -> Tensor:
     raise ValueError("expected 7 channels")
 
@@ -229,6 +233,7 @@ def _throws(x: Tensor) -> Tensor:
         ),
         (lambda x, speed: x, "argument 'speed' that the probe does not know"),
         (NeedsMore, "argument 'depth'"),
+        (_ends_the_program, "raised SystemExit for a tensor of shape"),
         (Breaks, "could not be built: it raised OSError: no such card"),
         (42, "int, which cannot be called"),
         ("no.such.package:Name", "no.such.package cannot be imported"),

@@ -36,7 +36,7 @@ class Operator:
         args, kwargs = fill(self.name, self.parameters, known)
         try:
             found = self.run(tensor, *args, **kwargs)
-        except Exception as error:  # the user's code may raise anything
+        except (Exception, SystemExit) as error:  # the user's code may raise anything
             raise BadInputError(
                 f"{self.name} raised {type(error).__name__} for a tensor of shape "
                 f"{list(tensor.shape)} ({height} x {width} tokens): {first_line(error)}. Give an "
@@ -99,7 +99,7 @@ def operator_of(given: Any, height: int, width: int, channels: int) -> Operator:
         args, kwargs = fill(name, _parameters(found.__init__)[1:], known)
         try:
             found = found(*args, **kwargs)
-        except Exception as error:  # the user's code may raise anything
+        except (Exception, SystemExit) as error:  # the user's code may raise anything
             raise BadInputError(
                 f"{name} could not be built: it raised {type(error).__name__}: "
                 f"{first_line(error)}. Give a function that builds and calls it."
@@ -123,7 +123,7 @@ def load(name: str) -> Any:
         )
     try:
         found = importlib.import_module(module_name)
-    except Exception as error:  # the user's code may raise anything
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
         raise BadInputError(
             f"{module_name} cannot be imported: {type(error).__name__}: {first_line(error)}. "
             "Install the package in this environment, or start from its folder."

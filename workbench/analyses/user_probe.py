@@ -242,7 +242,7 @@ def _gradient(call: Any, x: Tensor, weights: Tensor) -> tuple[Tensor | None, str
         return None, "no: its output is cut off from the gradient"
     try:
         (grad,) = torch.autograd.grad(found, x, weights.to(found.dtype), allow_unused=True)
-    except Exception as error:  # the user's code may raise anything
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
         return None, f"no: it raised {type(error).__name__}: {first_line(error)}"
     if grad is None:
         return None, "no: it returns no gradient for the tensor"
