@@ -134,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
         "--backend", action="append", choices=tuple(CONTENDERS), help="may be repeated"
     )
     parser.add_argument("--batch", type=int, action="append", help="1, 8 or 128; may be repeated")
-    parser.add_argument("--size", type=_size, action="append", help="pixels: 224 or 800x1280")
+    parser.add_argument("--size", type=_size, action="append", help="pixels: 224, 384, 800x1280")
     parser.add_argument("--order", choices=ORDERS, action="append", help="scan order")
     parser.add_argument("--quick", action="store_true", help="Tiny at 224 px, one image")
     parser.add_argument(

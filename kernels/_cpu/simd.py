@@ -133,17 +133,6 @@ def load_scalar(typingctx, base, offset):
 
 
 @intrinsic
-def store_scalar(typingctx, base, offset, value):
-    """Write one float."""
-
-    def codegen(context, builder, signature, args):
-        builder.store(args[2], _address(builder, *args[:2], _F32), align=4)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64, types.float32), codegen
-
-
-@intrinsic
 def column(typingctx, table, number):
     """Entry `number` of a table of int64 at a byte address."""
 

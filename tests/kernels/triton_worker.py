@@ -17,7 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
+from tests.kernels import conftest
+from tests.kernels.conftest import TOLERANCE
+from tests.kernels.conftest import _check_all as check_all
+from tests.kernels.conftest import _relative_l2 as relative_l2
+
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -55,25 +59,10 @@ def _scan_in_pairs(self, tensors):
     return [self.to_tensor(v, t.dtype) for v, t in zip(values, tensors, strict=True)]
 
 
-def relative_l2(given: Tensor, exact: Tensor) -> float:
-    difference = (given.double() - exact.double()).norm()
-    return float(difference / exact.double().norm().clamp_min(1e-300))
-
-
-def scan2d_inputs(
-    batch: int, channels: int, height: int, width: int, states: int, rank: int, n_sets: int = 4
-) -> list[Tensor]:
-    """As in `conftest.py`."""
+def scan2d_inputs(*sizes: int) -> list[Tensor]:
+    """As in `conftest.py`, the same each time."""
     torch.manual_seed(42)
-    rows = n_sets * channels
-    return [
-        torch.randn(batch, height, width, channels).permute(0, 3, 1, 2),
-        torch.randn(n_sets, rank + 2 * states, channels) / channels**0.5,
-        torch.randn(n_sets, channels, rank) / rank**0.5,
-        torch.randn(n_sets, channels) * 0.5 - 3,
-        torch.log(torch.arange(1, states + 1.0)).repeat(rows, 1) + 0.1 * torch.randn(rows, states),
-        1 + 0.1 * torch.randn(rows),
-    ]
+    return conftest._scan2d_inputs(*sizes)
 
 
 def row_inputs(batch: int, groups: int, channels: int, length: int, states: int) -> list[Tensor]:
@@ -119,14 +108,6 @@ def with_gradients(
     return [y.detach(), *torch.autograd.grad(y, used, grad_y)]
 
 
-def check_all(given: list[Tensor], exact: list[Tensor], dtype: torch.dtype) -> None:
-    for i, (ours, theirs) in enumerate(zip(given, exact, strict=True)):
-        assert ours.shape == theirs.shape
-        assert torch.isfinite(ours).all(), f"result {i} is not finite"
-        error = relative_l2(ours, theirs)
-        assert error <= TOLERANCE[dtype], f"result {i} (0 is the output): relative L2 {error:.1e}"
-
-
 @contextmanager
 def narrow_tiles(channels: int):
     """Several channel blocks where a test has few channels."""
@@ -157,7 +138,7 @@ def check_scan2d(
     exact = with_gradients(
         lambda *t: scan2d(*t, order=order, backend="reference"), inputs, torch.float64
     )
-    check_all(given, exact, dtype)
+    check_all(given, exact, TOLERANCE[dtype])
 
 
 def check_selective_scan(
@@ -198,7 +179,7 @@ def check_selective_scan(
         given = with_gradients(run("triton"), inputs, None)
     exact = with_gradients(run("reference"), inputs, torch.float64)
     assert lasts[0].dtype == torch.float32
-    check_all([*given, lasts[0]], [*exact, lasts[1]], dtype)
+    check_all([*given, lasts[0]], [*exact, lasts[1]], TOLERANCE[dtype])
 
 
 def check_deterministic(regime: str) -> None:
@@ -229,7 +210,7 @@ def check_deterministic(regime: str) -> None:
     exact = with_gradients(
         lambda *t: scan2d(*t, order="ss2d", backend="reference"), inputs, torch.float64
     )
-    check_all(first, exact, torch.float32)
+    check_all(first, exact, TOLERANCE[torch.float32])
 
 
 def check_strides() -> None:
@@ -351,7 +332,7 @@ def check_any_dt(scale: float, regime: str) -> None:
     )
     assert relative_l2(given[0], exact[0]) < 1e-5
     if scale < 1e5:
-        check_all(given, exact, torch.float32)
+        check_all(given, exact, TOLERANCE[torch.float32])
 
 
 def check_device_functions() -> None:
