@@ -135,7 +135,7 @@ def load(name: str) -> Any:
     return found
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     text = str(error).strip().partition("\n")[0]
     return (text[:200] or "without a message").rstrip(".")
 
