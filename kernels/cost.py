@@ -14,13 +14,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from kernels._triton.tiles import CHECKPOINT
 from kernels.gpus import GPUS, Gpu
 from kernels.scan_order import ScanOrder
 
 LABEL = "model"
-# Steps between the states that the forward pass stores for the backward pass: the Triton kernel's;
-# the CPU kernel stores every 128.
-STORED_EVERY = 64
+# Steps between the states that the forward pass stores for the backward pass, on a GPU.
+STORED_EVERY = CHECKPOINT
 # A kernel that is started takes this long whatever it does: about 3 to 5 us from the launch to the
 # end of an empty kernel. A floor below says nothing about the time.
 LAUNCH_S = 5e-6

@@ -37,10 +37,9 @@ def _overview(wb: Workbench, view: View, token: CancelToken | None) -> dict[str,
 
 
 def _scan_lab(wb: Workbench, view: View, token: CancelToken | None) -> dict[str, Any]:
-    slots = [which for which, scan in view.slots if scan]
     return {
-        **{f"scan_{which}": wb.scan(view, which) for which in slots},
-        **{f"reach_{which}": wb.reach(view, which) for which in slots},
+        **{f"scan_{which}": wb.scan(view, which) for which in view.scans},
+        **{f"reach_{which}": wb.reach(view, which) for which in view.scans},
         "schemes": result_of(wb.scheme_table(view, token)),
     }
 

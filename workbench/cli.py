@@ -271,10 +271,9 @@ def _results(wb: LocalWorkbench, view: View, args: argparse.Namespace) -> dict[s
 
 
 def _scan_results(wb: LocalWorkbench, view: View, args: argparse.Namespace) -> dict[str, Any]:
-    slots = "abc" if view.scan_c else "ab"
-    results: dict[str, Any] = {f"scan_{which}": wb.scan(view, which) for which in slots}
+    results: dict[str, Any] = {f"scan_{which}": wb.scan(view, which) for which in view.scans}
     if args.reach:
-        results |= {f"reach_{which}": wb.reach(view, which) for which in slots}
+        results |= {f"reach_{which}": wb.reach(view, which) for which in view.scans}
     if args.compare or args.all_schemes:
         table = _last(wb.scheme_table(view, measure=not args.no_latency))
         if args.compare:

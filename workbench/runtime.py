@@ -196,15 +196,9 @@ class Workbench:
         )
 
     def _scan_path(self, view: View, which: str, height: int, width: int) -> ScanResult:
-        spec = ScanSpec.parse(_scan(view, which))
-        return scan.scan_path(
-            self._model(view, which) if spec.is_runnable else self._weighted(view, which),
-            view.stage,
-            height,
-            width,
-            provenance=self._provenance(view, which),
-            spec=None if spec.is_runnable else spec,
-        )
+        model, other = self._model_or_path(view, which)
+        provenance = self._provenance(view, which)
+        return scan.scan_path(model, view.stage, height, width, provenance=provenance, spec=other)
 
     def story(self, view: View, side: int) -> tuple[ScanResult, ScanResult]:
         """The paper's two scans on a map of `side` x `side` tokens, read back from the operator;
@@ -232,15 +226,15 @@ class Workbench:
 
         def compute() -> ReachResult:
             assert view.y is not None and view.x is not None  # filled in by resolve
-            spec = ScanSpec.parse(_scan(view, which))
+            model, other = self._model_or_path(view, which)
             return reach.reach(
-                self._model(view, which) if spec.is_runnable else self._weighted(view, which),
+                model,
                 self._input(view),
                 view.stage,
                 view.y,
                 view.x,
                 provenance=self._provenance(view, which),
-                spec=None if spec.is_runnable else spec,
+                spec=other,
             )
 
         return self._once(key, compute)
@@ -251,8 +245,8 @@ class Workbench:
         """Every listed scheme and those of the view on the stage's map; first without times."""
         view = self.resolve(view)
         listed = {choice.name: choice for choice in self.scans()}
-        for text in (view.scan_a, view.scan_b, view.scan_c):
-            if text and text not in listed:
+        for text in view.scans.values():
+            if text not in listed:
                 listed[text] = choices.scan_choice(ScanSpec.parse(text))
         key = self._key(
             "schemes", view, "a", stage=view.stage, schemes=tuple(listed), measure=measure
@@ -457,6 +451,13 @@ class Workbench:
         choices.check_runnable(scan_text)
         return models.with_scan(self._weighted(view, which), scan_text)
 
+    def _model_or_path(self, view: View, which: str) -> tuple[EfficientVMamba, ScanSpec | None]:
+        """The twin that runs the scan; or the model as it is, and the scheme that it cannot run."""
+        spec = ScanSpec.parse(_scan(view, which))
+        if spec.is_runnable:
+            return self._model(view, which), None
+        return self._weighted(view, which), spec
+
     def _n_classes(self, view: View) -> int:
         return self._weighted(view, "a").num_classes
 
@@ -502,7 +503,7 @@ class Workbench:
 
 
 def _scan(view: View, which: str) -> str:
-    spec = {"a": view.scan_a, "b": view.scan_b, "c": view.scan_c}.get(which)
+    spec = view.scans.get(which)
     if spec is None:
         given = "a, b and c" if view.scan_c else "a and b"
         raise BadInputError(f"There is no scan {which[:20]!r} in this view. It has {given}.")

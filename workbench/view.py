@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 SIZES = (128, 224, 384, 512, 1024)  # input pixels: shorter side for "crop", longer side for "whole"
 FITS = ("crop", "whole")
@@ -38,12 +39,14 @@ class View:
 
     def with_scan(self, slot: str, scan: str) -> View:
         """The view with another scheme in slot "a", "b" or "c"."""
-        a, b, c = (scan if slot == name else old for name, old in self.slots)
-        return replace(self, scan_a=a or "", scan_b=b or "", scan_c=c)
+        changed: dict[str, Any] = {f"scan_{slot}": scan}
+        return replace(self, **changed)
 
     @property
-    def slots(self) -> tuple[tuple[str, str | None], ...]:
-        return (("a", self.scan_a), ("b", self.scan_b), ("c", self.scan_c))
+    def scans(self) -> dict[str, str]:
+        """Scheme of each slot that has one: "a", "b" and perhaps "c"."""
+        listed = {"a": self.scan_a, "b": self.scan_b, "c": self.scan_c}
+        return {slot: scan for slot, scan in listed.items() if scan}
 
 
 def token_in_stage(y: int, x: int, from_stage: int, to_stage: int) -> tuple[float, float]:

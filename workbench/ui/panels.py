@@ -129,7 +129,7 @@ def erf_updates(wb: Workbench, view: View, token: CancelToken) -> Iterator[Updat
 
 
 def lab_scan_updates(wb: Workbench, view: View, token: CancelToken) -> Iterator[Update]:
-    results = [wb.scan(view, which) for which, scan in view.slots if scan]
+    results = [wb.scan(view, which) for which in view.scans]
     yield done(scan_lab_panel(results, input_rgb(wb, view), view.y or 0, view.x or 0))
 
 
@@ -145,7 +145,7 @@ def lab_story_updates(wb: Workbench, view: View, token: CancelToken) -> Iterator
 
 def lab_schemes_updates(wb: Workbench, view: View, token: CancelToken) -> Iterator[Update]:
     """The table appears at once without times, which follow."""
-    current = tuple(scan for _, scan in view.slots if scan)
+    current = tuple(view.scans.values())
     for item in wb.scheme_table(view, token):
         if isinstance(item, Progress):
             yield Update("lab_schemes", text=_words(item), share=item.done / max(1, item.total))
