@@ -23,7 +23,7 @@ help:
 	@echo "make test         all tests but the slow ones, browser included"
 	@echo "make test-slow    the tests that take minutes"
 	@echo "make check        ruff and mypy"
-	@echo "make bench        kernels and models, timed after their correctness check"
+	@echo "make bench        kernels, models and receptive fields, timed after their correctness check"
 	@echo "make example      the stored result that a fresh page shows first"
 	@echo "make screenshots  the pictures of the README"
 
@@ -41,9 +41,10 @@ check: $(DEV)
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-bench: $(RUNTIME)
+bench: $(DEV)
 	$(PY) -m kernels.bench $(ARGS)
 	$(PY) -m models.bench $(ARGS)
+	$(PY) -m workbench.bench_erf
 
 example: $(RUNTIME)
 	$(PY) -m workbench.example

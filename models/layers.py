@@ -321,16 +321,27 @@ class EVSSBlock(nn.Module):
             return torch.cat([self._forward(part) for part in x.split(n_images)])
         return self._forward(x)
 
+    def values_and_gates(self, x: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What "scan" and "conv" add before their gates, `[B, H, W, C]`, and the gates
+        `[B, 1, 1, C]`.
+
+        Without a convolution branch there is no "conv", without squeeze-excitation no gate.
+        """
+        n = self.norm(x)
+        values = {"scan": self.op(n)}
+        if self.conv_branch is not None:
+            values["conv"] = to_nhwc(self.conv_branch(to_nchw(n)))
+        if self.se is None:
+            return values, {}
+        return values, {name: self.se.gate(value) for name, value in values.items()}
+
     def _forward(self, x: Tensor) -> Tensor:
         if self.se is None or is_watched(self.se):
             residual, scan_path, conv_path = self.forward_paths(x)
             return residual + drop_path(scan_path + conv_path, self.drop_path, self.training)
         # The same sum, gates multiplied in as the paths are added: two passes instead of four.
-        n = self.norm(x)
-        paths = [self.op(n)]
-        if self.conv_branch is not None:
-            paths.append(to_nhwc(self.conv_branch(to_nchw(n))))
-        gates = [self.se.gate(path) for path in paths]
+        values, factors = self.values_and_gates(x)
+        paths, gates = list(values.values()), list(factors.values())
         if map_ops.is_usable(x, *paths, *gates):
             return map_ops.gated_sum(x, paths, gates)
         if self.training and self.drop_path > 0.0:
@@ -349,9 +360,13 @@ class SqueezeExcite(nn.Module):
         self.conv_reduce = PointwiseConv(dim, dim // 8)
         self.conv_expand = PointwiseConv(dim // 8, dim)
 
-    def forward(self, v: Tensor) -> Tensor:
+    def gate(self, v: Tensor) -> Tensor:
+        """The factors `[B, C, 1, 1]` for `v` `[B, C, H, W]`."""
         pooled = v.mean((2, 3), keepdim=True)
-        return v * torch.sigmoid(self.conv_expand(F.relu(self.conv_reduce(pooled))))
+        return torch.sigmoid(self.conv_expand(F.relu(self.conv_reduce(pooled))))
+
+    def forward(self, v: Tensor) -> Tensor:
+        return v * self.gate(v)
 
 
 class InvertedResidual(nn.Module):
@@ -375,6 +390,12 @@ class InvertedResidual(nn.Module):
             PointwiseConv(hidden, dim, bias=False), nn.BatchNorm2d(dim, eps=NORM_EPS)
         )
         self.drop_path = drop_path
+
+    def value_and_gate(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What the last convolution gets, before its gate, `[B, 4C, H, W]`, and the gate
+        `[B, 4C, 1, 1]`, for `x` `[B, H, W, C]`."""
+        v = self.conv_dw(self.conv_pw(to_nchw(x)))
+        return v, self.se.gate(v)
 
     def forward(self, x: Tensor) -> Tensor:
         v = self.se(self.conv_dw(self.conv_pw(to_nchw(x))))

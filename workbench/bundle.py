@@ -8,7 +8,7 @@ from typing import Any
 from workbench import permalink
 from workbench.export import save_results
 from workbench.figures.paper import render
-from workbench.files import csv_tables
+from workbench.files import tables
 from workbench.photos import prepare
 from workbench.progress import CancelToken, result_of
 from workbench.runtime import Workbench
@@ -44,7 +44,19 @@ def _scan_lab(wb: Workbench, view: View, token: CancelToken | None) -> dict[str,
     }
 
 
-TABS = {"overview": _overview, "scan": _scan_lab}
+def _erf_lab(wb: Workbench, view: View, token: CancelToken | None) -> dict[str, Any]:
+    """Fields of every network, as far as a stopped run came; phases and paths of the first."""
+    comparison = wb.erf_lab.kept(view)
+    if comparison is None or len(comparison.fields) < 1 + len(view.erf_rivals):
+        comparison = result_of(wb.erf_lab.compare(view, token))
+    return {
+        **{f"erf_{key}": field for key, field in comparison.fields.items()},
+        "erf_phases": result_of(wb.erf_lab.phases(view, token)),
+        "erf_paths": result_of(wb.erf_lab.paths(view, token)),
+    }
+
+
+TABS = {"overview": _overview, "scan": _scan_lab, "erf": _erf_lab}
 
 
 def file_name(view: View) -> str:
@@ -62,6 +74,6 @@ def write_bundle(wb: Workbench, view: View, folder: Path) -> Path:
         results,
         extra={"link": permalink.write(view)},
         pictures=render(results, rgb),
-        tables=csv_tables(results),
+        tables=tables(results),
     )
     return path

@@ -86,6 +86,13 @@ class ResultCache:
                 self._used -= freed
         return value
 
+    def put(self, key: str, value: Any) -> None:
+        """Store `value` in place of what the key had."""
+        with self._lock:
+            _, freed = self._items.pop(key, (None, 0))
+            self._used -= freed
+        self.keep(key, value)
+
     @property
     def used_bytes(self) -> int:
         return self._used

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.errors import BadInputError, WorkbenchError
 from workbench.files import FORMATS, result_files
-from workbench.progress import Progress
+from workbench.progress import Pace, Progress
 from workbench.report import facts
 from workbench.results import SchemeTableResult
 from workbench.settings import Settings, add_compute_arguments
-from workbench.view import View
+from workbench.view import ERF_DEFINITIONS, MAX_ERF_IMAGES, View
 
 if TYPE_CHECKING:
     # Loading torch takes seconds; `--help` and mistakes in the flags should not wait for it.
@@ -77,7 +77,7 @@ def argument_parser() -> argparse.ArgumentParser:
         if name == "scan":
             _add_scan_arguments(command)
         if name == "erf":
-            add("--images", type=int, default=8, metavar="N", help="images to average (default 8)")
+            _add_erf_arguments(command)
         add("--out", type=Path, default=Path("runs"), metavar="DIR", help="folder (default runs)")
         add(
             "--format",
@@ -113,6 +113,46 @@ def _add_scan_arguments(command: argparse.ArgumentParser) -> None:
     )
     add("--height", type=int, default=6, help="tokens of the probed map (default 6)")
     add("--width", type=int, default=8, help="tokens of the probed map (default 8)")
+
+
+def _add_erf_arguments(command: argparse.ArgumentParser) -> None:
+    add, view = command.add_argument, View()
+    add(
+        "--images",
+        type=int,
+        metavar="N",
+        help=f"images to average, at most {MAX_ERF_IMAGES} (default {view.erf_images}, of --folder "
+        "all)",
+    )
+    add(
+        "--folder",
+        type=Path,
+        metavar="DIR",
+        help="average over the photos below DIR instead of crops of the gallery",
+    )
+    add(
+        "--net",
+        dest="nets",
+        action="append",
+        metavar="NAME",
+        help="a network beside the first, at most three: scan (the default: scheme B, with its own "
+        "weights where they ship), weights (scheme B on the same weights), random, a model of "
+        "`info`, timm:NAME, file:WEIGHTS, or none",
+    )
+    add("--unit", default=view.erf_unit, help="stage (default), block1, block1.scan, ...")
+    add(
+        "--definition",
+        default=view.erf_definition,
+        help=f"one of {', '.join(ERF_DEFINITIONS)} (default {view.erf_definition})",
+    )
+    add(
+        "--gates",
+        default=view.erf_gates,
+        help="squeeze-excitation gates: live (default) or frozen",
+    )
+    add("--scale", default=view.erf_scale, help="colours: log (default), linear or power")
+    add("--phases", action="store_true", help="also the tokens of one cell of ES2D")
+    add("--paths", action="store_true", help="also the gradient by its path through each block")
 
 
 def _add_training(commands: Any) -> None:
@@ -157,7 +197,8 @@ def _open(args: argparse.Namespace, weights: str | None = None) -> LocalWorkbenc
 
     names = ("gallery_dir", "device", "backend", "threads")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    return LocalWorkbench(replace(Settings.from_env(), **given), weights, schemes)
+    folder = getattr(args, "folder", None)
+    return LocalWorkbench(replace(Settings.from_env(), **given), weights, schemes, folder)
 
 
 def _analyse(args: argparse.Namespace) -> None:
@@ -177,6 +218,8 @@ def _analyse(args: argparse.Namespace) -> None:
 
     photo = wb.photos.get(view.photo)
     results = _results(wb, view, args)
+    if not wb.is_main:  # another process of a torchrun writes the files
+        return
     _show(results)
     rgb = prepare(photo, view.size, view.fit).rgb
     for path in _write(args, results, f"{args.command}: {view.model}, {photo.title}", rgb):
@@ -255,7 +298,24 @@ def _view(wb: LocalWorkbench, args: argparse.Namespace) -> View:
         y=args.y,
         x=args.x,
         target=args.target,
+        **_erf_fields(args),
     )
+
+
+def _erf_fields(args: argparse.Namespace) -> dict[str, Any]:
+    """Fields of the view that only `erf` has flags for."""
+    if args.command != "erf":
+        return {}
+    nets = View().erf_rivals if args.nets is None else tuple(n for n in args.nets if n != "none")
+    images = MAX_ERF_IMAGES if args.folder else View().erf_images
+    return {
+        "erf_unit": args.unit,
+        "erf_definition": args.definition,
+        "erf_gates": args.gates,
+        "erf_images": images if args.images is None else args.images,
+        "erf_rivals": nets,
+        "erf_scale": args.scale,
+    }
 
 
 def _results(wb: LocalWorkbench, view: View, args: argparse.Namespace) -> dict[str, Any]:
@@ -263,7 +323,7 @@ def _results(wb: LocalWorkbench, view: View, args: argparse.Namespace) -> dict[s
     if args.command == "scan":
         return _scan_results(wb, view, args)
     if args.command == "erf":
-        return {f"erf_{which}": _last(wb.erf(view, which, args.images)) for which in "ab"}
+        return _erf_results(wb, view, args)
     if args.command == "attribute":
         return {"prediction": wb.predict(view), "attribution": wb.attribution(view)}
     a, b = _last(wb.profile_pair(view))
@@ -281,6 +341,28 @@ def _scan_results(wb: LocalWorkbench, view: View, args: argparse.Namespace) -> d
             rows = [row for row in table.rows if row.scan in listed]
             table = replace(table, rows=tuple(sorted(rows, key=lambda row: listed[row.scan])))
         results["schemes"] = table
+    return results
+
+
+def _erf_results(wb: LocalWorkbench, view: View, args: argparse.Namespace) -> dict[str, Any]:
+    total = (1 + len(view.erf_rivals)) * len(wb.erf_lab.images(view))
+    pace = Pace(total)
+
+    def followed() -> Iterator[Any]:
+        for comparison in wb.erf_lab.compare(view):
+            yield pace.at(comparison.done, "gradients")
+            yield comparison
+
+    comparison = _last(followed())
+    for problem in comparison.problems:
+        print(problem, file=sys.stderr)
+    results: dict[str, Any] = {f"erf_{key}": r for key, r in comparison.fields.items()}
+    for reason in next(iter(comparison.fields.values())).skipped:
+        print(f"left out: {reason}", file=sys.stderr)
+    if wb.is_main and args.phases:
+        results["erf_phases"] = _last(wb.erf_lab.phases(view))
+    if wb.is_main and args.paths:
+        results["erf_paths"] = _last(wb.erf_lab.paths(view))
     return results
 
 

@@ -5,7 +5,7 @@ that no version of a compressor matters. Reading needs no torch, runs no code fr
 checks sizes, names and types before anything is built: an archive is as hostile as a photo.
 
 A zip holds `manifest.json` and, for each named result, `NAME.json` and `NAME.npz`; beside them are
-pictures (`NAME.png`) and tables for a spreadsheet (`NAME.csv`), where they were given. In the JSON
+pictures (`NAME.png`) and tables (`NAME.csv`, `NAME.tex`), where they were given. In the JSON
 an array is `{"$array": key in the npz, "dtype", "shape"}`, a nested record `{"$type": class name,
 ...}`, and nan or infinity `{"$float": "nan"}`.
 """
@@ -30,9 +30,9 @@ import numpy as np
 from workbench import __version__, results
 from workbench.errors import BadInputError
 
-SCHEMA = 1
+SCHEMA = 2
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-MEMBER = re.compile(rf"{NAME.pattern}\.(json|npz|png|csv)")
+MEMBER = re.compile(rf"{NAME.pattern}\.(json|npz|png|csv|tex)")
 ARRAY_MEMBER = re.compile(r"[A-Za-z0-9_.-]{1,200}\.npy")
 # The earliest time a zip can hold: a fixed one, so that equal results give equal bytes.
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)
@@ -49,6 +49,7 @@ class Bundle:
     pictures: dict[str, bytes]  # name -> PNG
     workbench_version: str
     tables: dict[str, bytes] = field(default_factory=dict)  # name -> CSV
+    latex: dict[str, bytes] = field(default_factory=dict)  # name -> rows of a LaTeX table
 
 
 def save_results(
@@ -81,10 +82,13 @@ def pack(
         _check_name(name)
         members[f"{name}.json"] = to_json(result)
         members[f"{name}.npz"] = to_npz(result)
-    for suffix, files in ((".png", pictures), (".csv", tables)):
-        for name, data in (files or {}).items():
-            _check_name(name.removesuffix(suffix))
-            members[f"{name.removesuffix(suffix)}{suffix}"] = data
+    for name, data in (pictures or {}).items():
+        _check_name(name.removesuffix(".png"))
+        members[f"{name.removesuffix('.png')}.png"] = data
+    for name, data in (tables or {}).items():
+        suffix = ".tex" if name.endswith(".tex") else ".csv"
+        _check_name(name.removesuffix(suffix))
+        members[f"{name.removesuffix(suffix)}{suffix}"] = data
     manifest = {
         "schema": SCHEMA,
         "workbench": __version__,
@@ -115,11 +119,11 @@ def unpack(data: bytes) -> Bundle:
     if not (isinstance(version, str) and isinstance(listed, dict) and isinstance(extra, dict)):
         raise _damaged("manifest.json")
     loaded = {name: _load_one(name, members) for name in listed}
-    pictures, tables = (
+    pictures, tables, latex = (
         {k.removesuffix(suffix): v for k, v in members.items() if k.endswith(suffix)}
-        for suffix in (".png", ".csv")
+        for suffix in (".png", ".csv", ".tex")
     )
-    return Bundle(loaded, extra, pictures, version, tables)
+    return Bundle(loaded, extra, pictures, version, tables, latex)
 
 
 def to_json(result: Any) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -9,19 +10,45 @@ import numpy as np
 
 from workbench.errors import BadInputError
 from workbench.export import pack, to_json, to_npz
+from workbench.figures.latex import erf_csv, latex_rows
 from workbench.report import html_report, scheme_csv
-from workbench.results import SchemeTableResult
+from workbench.results import ErfResult, SchemeTableResult
 
-FORMATS = ("json", "npz", "png", "svg", "html", "zip", "csv")
+FORMATS = ("json", "npz", "png", "svg", "html", "zip", "csv", "npy", "tex")
+# Formats that some results only can have, and whose.
+SPECIAL = {
+    "csv": "the table of schemes (add --compare or --all-schemes to `scan`) and receptive fields",
+    "npy": "receptive fields (`erf`)",
+    "tex": "receptive fields (`erf`)",
+}
 
 
-def csv_tables(results: Mapping[str, Any]) -> dict[str, bytes]:
-    """A file for a spreadsheet of each table of schemes, by file name."""
-    return {
+def tables(results: Mapping[str, Any]) -> dict[str, bytes]:
+    """Files for a spreadsheet or a paper, by file name: of each table of schemes, and one of all
+    receptive fields."""
+    found = {
         f"{name}.csv": scheme_csv(result)
         for name, result in results.items()
         if isinstance(result, SchemeTableResult)
     }
+    if fields := _fields(results):
+        found |= {"erf.csv": erf_csv(fields), "erf.tex": latex_rows(fields).encode()}
+    return found
+
+
+def _fields(results: Mapping[str, Any]) -> list[ErfResult]:
+    return [result for result in results.values() if isinstance(result, ErfResult)]
+
+
+def _map_files(results: Mapping[str, Any]) -> dict[str, bytes]:
+    """The maps of receptive fields, float32 `[H, W]`, as numpy's own files."""
+    found = {}
+    for name, result in results.items():
+        if isinstance(result, ErfResult):
+            file = io.BytesIO()
+            np.save(file, result.mass, allow_pickle=False)
+            found[f"{name}.npy"] = file.getvalue()
+    return found
 
 
 def result_files(
@@ -41,17 +68,18 @@ def result_files(
 
     files: dict[str, bytes] = {}
     pictures = render(results, rgb) if {"png", "html", "zip"} & set(formats) else {}
-    tables = csv_tables(results)
+    listed = tables(results)
+    special = listed | _map_files(results)
     if "json" in formats:
         files |= {f"{key}.json": to_json(result) for key, result in results.items()}
     if "npz" in formats:
         files |= {f"{key}.npz": to_npz(result) for key, result in results.items()}
-    if "csv" in formats:
-        if not tables:
-            raise BadInputError(
-                "csv is for the table of schemes: add --compare or --all-schemes to `scan`."
-            )
-        files |= tables
+    for form, owner in SPECIAL.items():
+        if form in formats:
+            found = {name: data for name, data in special.items() if name.endswith(f".{form}")}
+            if not found:
+                raise BadInputError(f"{form} is for {owner}.")
+            files |= found
     if "png" in formats:
         files |= pictures
     if "svg" in formats:
@@ -59,5 +87,5 @@ def result_files(
     if "html" in formats:
         files[f"{name}.html"] = html_report(title, results, pictures).encode()
     if "zip" in formats:
-        files[f"{name}.zip"] = pack(results, {}, pictures, tables)
+        files[f"{name}.zip"] = pack(results, {}, pictures, listed)
     return files

@@ -13,7 +13,17 @@ from typing import Any
 from urllib.parse import urlencode
 
 from workbench.errors import WorkbenchError
-from workbench.view import FITS, SIZES, STAGES, TABS, View
+from workbench.view import (
+    ERF_DEFINITIONS,
+    ERF_GATES,
+    ERF_SCALES,
+    FITS,
+    SIZE_RULE,
+    STAGES,
+    TABS,
+    View,
+    is_size,
+)
 
 # Name in the link -> field of View, in the order in which they are written and checked.
 PARAMETERS = {
@@ -30,10 +40,20 @@ PARAMETERS = {
     "x": "x",
     "target": "target",
     "tab": "tab",
+    "unit": "erf_unit",
+    "definition": "erf_definition",
+    "gates": "erf_gates",
+    "images": "erf_images",
+    "set": "erf_set",
+    "nets": "erf_rivals",
+    "scale": "erf_scale",
 }
 ALWAYS_WRITTEN = ("model", "weights", "image", "scan", "stage", "y", "x")
-NUMBERS = ("size", "stage", "y", "x", "target")
+NUMBERS = ("size", "stage", "y", "x", "target", "images")
+LISTS = ("set", "nets")  # names with commas between; "none" for an empty list
+NONE = "none"
 LONGEST_VALUE = 200
+LONGEST_LIST = 4000  # characters: the ids of 200 uploaded photos
 LARGEST_NUMBER = 100_000
 # Gradio's own parameters of a page address; `__theme` and the like start with two underscores.
 GRADIO_PARAMETERS = ("view", "deep_link", "logs", "embed", "footer")
@@ -50,7 +70,7 @@ def write(view: View) -> str:
     """Query string of a view, without the question mark."""
     default = View()
     pairs = [
-        (name, value)
+        (name, (",".join(value) or NONE) if name in LISTS else value)
         for name, field in PARAMETERS.items()
         if (value := getattr(view, field)) is not None
         and (name in ALWAYS_WRITTEN or value != getattr(default, field))
@@ -73,7 +93,7 @@ def read(query: Mapping[str, str], check: Callable[[View], object] | None = None
         if problem:
             ignored.append(f"{_short(name)}={_short(text)} was ignored: {problem}.")
         else:
-            given[PARAMETERS[name]] = int(text) if name in NUMBERS else text
+            given[PARAMETERS[name]] = _value(name, text)
     view = replace(View(), **given)
     if check is not None and _failure(check, view):
         view = _only_what_passes(given, check, ignored)
@@ -102,6 +122,14 @@ def _only_what_passes(
     return view
 
 
+def _value(name: str, text: str) -> Any:
+    if name in NUMBERS:
+        return int(text)
+    if name in LISTS:
+        return () if text == NONE else tuple(text.split(","))
+    return text
+
+
 def _failure(check: Callable[[View], object], view: View) -> str:
     try:
         check(view)
@@ -114,15 +142,20 @@ def _problem(name: str, text: str) -> str:
     """Why a parameter cannot be used, in words; empty where it can."""
     if name not in PARAMETERS:
         return "a link has no such parameter"
-    if not text or len(text) > LONGEST_VALUE or not text.isprintable():
-        return f"a value has 1 to {LONGEST_VALUE} printable characters"
+    longest = LONGEST_LIST if name in LISTS else LONGEST_VALUE
+    if not text or len(text) > longest or not text.isprintable():
+        return f"a value has 1 to {longest} printable characters"
     if name in NUMBERS and not (text.isascii() and text.isdigit() and int(text) <= LARGEST_NUMBER):
         return f"a whole number from 0 to {LARGEST_NUMBER:,} is needed"
+    if name == "size" and not is_size(int(text)):
+        return f"a {SIZE_RULE} is needed"
     allowed: dict[str, tuple[Any, ...]] = {
-        "size": SIZES,
         "fit": FITS,
         "stage": STAGES,
         "tab": TABS,
+        "definition": ERF_DEFINITIONS,
+        "gates": ERF_GATES,
+        "scale": ERF_SCALES,
     }
     if name in allowed and text not in map(str, allowed[name]):
         return f"allowed are {', '.join(map(str, allowed[name]))}"

@@ -168,23 +168,111 @@ class UserProbeResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErfResult:
-    """Effective receptive field: share of gradient mass per input pixel."""
+    """Effective receptive field of one token: share of gradient mass per input pixel.
+
+    `unit` names what the token belongs to: "stage2" (output before patch merging),
+    "stage1.block2" (a block's output), or a path of a block, "stage1.block2.scan": the block's
+    output with the gradient through that path alone ("scan", "conv", "residual", "gate").
+    """
 
     provenance: Provenance
+    network: str  # for a legend: "Tiny", "resnet18"
+    unit: str
+    unit_label: str  # in words: "stage 2, block 1, scan path"
+    gates: str  # "live" | "frozen" (squeeze-excitation gates held constant) | "none" (has none)
     stage: int
     y: int  # token whose field this is
     x: int
-    stride: int
+    rows: int  # tokens of the unit's map
+    columns: int
+    stride: int  # input pixels per token
+    centre: tuple[float, float]  # (y, x) input pixels: the point that distances are measured from
+    definition: str  # key: "mass" | "replknet" | "vmamba" | "openerf"
+    parts: dict[str, str]  # objective, rectification, averaging, transform, metric: in words
     mass: np.ndarray  # float32 [H, W] input pixels, sums to 1
-    radius_px: np.ndarray  # float32 [R] radii around the token's centre
+    raw_sum: float  # the definition's averaged map is mass * raw_sum
+    radius_px: np.ndarray  # float32 [R] radii around `centre`
     radial_mass: np.ndarray  # float32 [R] mass within each radius
+    radial_low: np.ndarray  # float32 [R] bootstrap band over images; empty where there is none
+    radial_high: np.ndarray
+    n_images: int
+    n_planned: int
+    image_names: tuple[str, ...]
+    skipped: tuple[str, ...]  # "name: why", images that were left out
+    metrics: dict[str, float]  # `analyses/erf/metrics.py` defines each
+    metric_low: dict[str, float]  # 90 % bootstrap interval over images, for most of the metrics
+    metric_high: dict[str, float]
+    n_bootstrap: int  # resamples; 0 = no band (one image)
+    convergence_n: np.ndarray  # int32 [M] numbers of images at which the numbers below were taken
+    convergence_area50: np.ndarray  # float32 [M]
+    convergence_area90: np.ndarray  # float32 [M]
+    convergence_split: np.ndarray  # float32 [M] total variation between the two halves' maps
+    saturation: str  # why the size of this field means little, in words; "" where it does
+    reach: np.ndarray  # uint8 [H, W]: pixels that can matter with gates frozen; [0, 0] = not known
+    reach_share: float  # of all pixels; nan where not known
+    reach_note: str
+    is_final: bool = True
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErfPhase:
+    """The field of one token of a step x step cell; ES2D scans each phase as a group of its own."""
+
+    row: int  # of the phase: y mod step
+    column: int
+    group: int  # sequence that reads the token, from 0; -1 where several do
+    direction: str  # "row-major" | "column-major" | ""
+    field: ErfResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErfPhasesResult:
+    """Fields of the neighbouring tokens of one cell, all of one forward pass."""
+
+    provenance: Provenance
+    stage: int
+    step: int
+    phases: tuple[ErfPhase, ...]  # row by row; empty where there are none
+    is_final: bool = True
+    note: str = ""  # why there are none, or what a reader must know
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErfBlockPaths:
+    """The gradient at the input, split by the path that it takes through one block.
+
+    Signed and before any rectification: the paths' gradients add up to the whole gradient (`error`
+    says how exactly, on the full [B, 3, H, W] gradient of every image).
+    """
+
+    stage: int
+    block: int  # 1-based within the stage
+    kind: str  # "evss" | "inverted residual"
+    paths: tuple[str, ...]  # "residual", "scan", "conv", "gate"; those that the block has
+    maps: np.ndarray  # float32 [P, H, W] signed, summed over RGB, per unit of the whole |gradient|
+    shares: tuple[float, ...]  # sum |gradient| of each path over the sum of all paths'
+    signed: tuple[float, ...]  # sum of the path's gradient * sign of the whole, over sum |whole|
+    error: float  # |sum of paths - whole| / |whole|, relative L2, largest over images
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErfPathsResult:
+    """Per block up to the unit: how much of a token's field came through each path."""
+
+    provenance: Provenance
+    unit: str
+    unit_label: str
+    gates: str
+    stage: int
+    y: int
+    x: int
+    stride: int
+    cell: int  # input pixels per cell of the maps: sums over cell x cell pixels
+    total: np.ndarray  # float32 [H, W] signed, as the maps of a block
+    blocks: tuple[ErfBlockPaths, ...]
     n_images: int
     image_names: tuple[str, ...]
-    metrics: dict[str, float]
-    # metrics keys: area50, area90 (highest-density area / image area), radius50_px, radius90_px,
-    # square20, square30, square50, square99 (RepLKNet's centred-square area ratio on raw mass; nan
-    # if not reached and for any token but the centre), com_y_px, com_x_px, nonzero (share of pixels
-    # with any gradient), level50, level90 (mass per pixel at the edge of the densest area)
     is_final: bool = True
     note: str = ""
 

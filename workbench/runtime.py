@@ -22,14 +22,13 @@ from kernels import ScanSpec, resolve_backend
 from models import EfficientVMamba
 from workbench import __version__, choices
 from workbench.analyses import attribution as attribution_analysis
-from workbench.analyses import erf as erf_analysis
 from workbench.analyses import profiling, reach, scan, schemes
 from workbench.analyses.checks import explain_non_finite
 from workbench.analyses.maps import stage_shape
 from workbench.cache import LruCache, ResultCache, run_key
 from workbench.choices import Header, ModelChoice, ScanChoice, WeightsChoice, check_choice
-from workbench.crops import ErfImages
 from workbench.device import BACKEND_LABELS, DeviceLock, choose_device, device_label
+from workbench.erf_lab import ErfLab
 from workbench.errors import BadInputError, NotAvailableError
 from workbench.photos import PhotoLibrary, Prepared, normalise, prepare
 from workbench.progress import CancelToken, Progress
@@ -44,10 +43,9 @@ from workbench.results import (
     SchemeTableResult,
 )
 from workbench.settings import Settings
-from workbench.view import FITS, SIZES, STAGES, TABS, View
+from workbench.view import FITS, SIZE_RULE, SIZES, STAGES, TABS, View, is_size
 
 MAX_MODELS = 4  # loaded at once; Base takes 135 MB
-MAX_ERF_IMAGES = 256
 SEED = 0  # of random weights and of the crops
 R = TypeVar("R")
 
@@ -65,9 +63,10 @@ class Workbench:
         except RuntimeError as error:
             raise NotAvailableError(str(error)) from error
         self.photos = PhotoLibrary(self.settings)
-        self._models = LruCache(MAX_MODELS)
-        self._results = ResultCache(self.settings.cache_bytes)
-        self._lock = DeviceLock()
+        self.loaded = LruCache(MAX_MODELS)
+        self.results = ResultCache(self.settings.cache_bytes)
+        self.lock = DeviceLock()
+        self.erf_lab = ErfLab(self)
 
     def warm_up(self) -> None:
         """Compile the kernels, forward and backward: seconds on a fresh installation."""
@@ -97,10 +96,10 @@ class Workbench:
         if view.weights == "default" and "default" not in weights:
             view = replace(view, weights="random")
         check_choice("set of weights", view.weights, weights)
-        if view.size not in SIZES:
+        if not is_size(view.size):
             raise BadInputError(
                 f"The input size {view.size} px is not offered. "
-                f"Choose one of: {', '.join(map(str, SIZES))}."
+                f"Choose one of: {', '.join(map(str, SIZES))}; or any {SIZE_RULE}."
             )
         check_choice("fit", view.fit, list(FITS))
         if view.stage not in STAGES:
@@ -122,12 +121,12 @@ class Workbench:
         rows, columns, _ = self.stage_shape(view, view.stage)
         y = rows // 2 if view.y is None else min(max(view.y, 0), rows - 1)
         x = columns // 2 if view.x is None else min(max(view.x, 0), columns - 1)
-        return replace(view, y=y, x=x)
+        return self.erf_lab.resolve(replace(view, y=y, x=x))
 
     def describe(self, view: View) -> Header:
         """Model, weights, device and backend of a view in words."""
         view = self.resolve(view)
-        info = {which: self._weighted(view, which).weights_info for which in ("a", "b")}
+        info = {which: self.weighted(view, which).weights_info for which in ("a", "b")}
         sentences = []
         if info["a"].is_random:
             sentences.append(
@@ -148,20 +147,20 @@ class Workbench:
 
     def stage_shape(self, view: View, stage: int) -> tuple[int, int, int]:
         """(rows, columns, stride in input pixels) of a stage's map for the view's photo."""
-        height, width = self._prepared(view).rgb.shape[:2]
-        return stage_shape(self._weighted(view, "a"), stage, height, width)
+        height, width = self.prepared(view).rgb.shape[:2]
+        return stage_shape(self.weighted(view, "a"), stage, height, width)
 
     # Analyses
 
     def predict(self, view: View, which: str = "a") -> PredictionResult:
         view = self.resolve(view)
-        key = self._key("predict", view, which, photo=self.photos.get(view.photo).sha256)
+        key = self.key("predict", view, which, photo=self.photos.get(view.photo).sha256)
 
         def compute() -> PredictionResult:
             started = time.perf_counter()
-            model = self._model(view, which)
+            model = self.twin(view, which)
             with torch.no_grad():
-                logits = model(torch.from_numpy(self._input(view))[None].to(self.device))[0]
+                logits = model(torch.from_numpy(self.input(view))[None].to(self.device))[0]
             if not torch.isfinite(logits).all():
                 raise BadInputError(explain_non_finite(model, "the logits"))
             info = model.weights_info
@@ -169,7 +168,7 @@ class Workbench:
             contains = self.photos.get(view.photo).contains
             return PredictionResult(
                 provenance=replace(
-                    self._provenance(view, which),
+                    self.provenance(view, which),
                     definition="softmax of the logits of one forward pass",
                     seconds=time.perf_counter() - started,
                 ),
@@ -179,7 +178,7 @@ class Workbench:
                 note=choices.prediction_note(info, classes, contains, _scan(view, which)),
             )
 
-        return self._once(key, compute)
+        return self.once(key, compute)
 
     def scan(self, view: View, which: str = "a") -> ScanResult:
         """Path of the view's stage, read back from the operator that runs.
@@ -188,16 +187,16 @@ class Workbench:
         """
         view = self.resolve(view)
         photo = self.photos.get(view.photo).sha256
-        key = self._key("scan", view, which, photo=photo, stage=view.stage)
-        height, width = self._prepared(view).rgb.shape[:2]
-        return self._once(
+        key = self.key("scan", view, which, photo=photo, stage=view.stage)
+        height, width = self.prepared(view).rgb.shape[:2]
+        return self.once(
             key,
             lambda: self._scan_path(view, which, height, width),
         )
 
     def _scan_path(self, view: View, which: str, height: int, width: int) -> ScanResult:
         model, other = self._model_or_path(view, which)
-        provenance = self._provenance(view, which)
+        provenance = self.provenance(view, which)
         return scan.scan_path(model, view.stage, height, width, provenance=provenance, spec=other)
 
     def story(self, view: View, side: int) -> tuple[ScanResult, ScanResult]:
@@ -210,8 +209,8 @@ class Workbench:
 
         def small(which: str) -> ScanResult:
             real = self.scan(pair, which)
-            key = self._key("story", pair, which, photo=photo, stage=view.stage, side=side)
-            grid = self._once(
+            key = self.key("story", pair, which, photo=photo, stage=view.stage, side=side)
+            grid = self.once(
                 key, lambda: self._scan_path(pair, which, side * stride, side * stride)
             )
             return replace(grid, metrics=real.metrics)
@@ -222,22 +221,22 @@ class Workbench:
         """Which tokens can influence the view's token through one scan, and how much is left."""
         view = self.resolve(view)
         photo = self.photos.get(view.photo).sha256
-        key = self._key("reach", view, which, photo=photo, stage=view.stage, y=view.y, x=view.x)
+        key = self.key("reach", view, which, photo=photo, stage=view.stage, y=view.y, x=view.x)
 
         def compute() -> ReachResult:
             assert view.y is not None and view.x is not None  # filled in by resolve
             model, other = self._model_or_path(view, which)
             return reach.reach(
                 model,
-                self._input(view),
+                self.input(view),
                 view.stage,
                 view.y,
                 view.x,
-                provenance=self._provenance(view, which),
+                provenance=self.provenance(view, which),
                 spec=other,
             )
 
-        return self._once(key, compute)
+        return self.once(key, compute)
 
     def scheme_table(
         self, view: View, token: CancelToken | None = None, measure: bool = True
@@ -248,44 +247,44 @@ class Workbench:
         for text in view.scans.values():
             if text not in listed:
                 listed[text] = choices.scan_choice(ScanSpec.parse(text))
-        key = self._key(
+        key = self.key(
             "schemes", view, "a", stage=view.stage, schemes=tuple(listed), measure=measure
         )
-        if (kept := self._results.get(key)) is not None:
+        if (kept := self.results.get(key)) is not None:
             yield kept
             return
         run = schemes.scheme_table(
-            self._weighted(view, "a"),
-            self._input(view),
+            self.weighted(view, "a"),
+            self.input(view),
             view.stage,
             tuple(listed.values()),
-            provenance=self._provenance(view, "a"),
+            provenance=self.provenance(view, "a"),
             token=token,
             measure=measure,
         )
-        for item in self._stepwise(run, token):
+        for item in self.stepwise(run, token):
             is_last = isinstance(item, SchemeTableResult) and item.is_final
-            yield self._results.keep(key, item) if is_last else item
+            yield self.results.keep(key, item) if is_last else item
 
     def attribution(
         self, view: View, which: str = "a", token: CancelToken | None = None
     ) -> AttributionResult:
         view = self.resolve(view)
         photo = self.photos.get(view.photo).sha256
-        key = self._key("attribution", view, which, photo=photo, target=view.target)
+        key = self.key("attribution", view, which, photo=photo, target=view.target)
 
         def compute() -> AttributionResult:
-            model = self._model(view, which)
+            model = self.twin(view, which)
             return attribution_analysis.attribution(
                 model,
-                self._input(view),
+                self.input(view),
                 choices.class_names(model.weights_info, model.num_classes),
                 target=view.target,
-                provenance=self._provenance(view, which),
+                provenance=self.provenance(view, which),
                 token=token,
             )
 
-        return self._once(key, compute, token)
+        return self.once(key, compute, token)
 
     def profile(
         self, view: View, which: str = "a", token: CancelToken | None = None
@@ -293,14 +292,14 @@ class Workbench:
         """Progress, then the result. Kept for every photo of the same input size: the time is the
         same."""
         view = self.resolve(view)
-        key = self._key("profile", view, which)
-        if (kept := self._results.get(key)) is not None:
+        key = self.key("profile", view, which)
+        if (kept := self.results.get(key)) is not None:
             yield kept
             return
-        if ahead := self._lock.n_waiting:
+        if ahead := self.lock.n_waiting:
             yield Progress(0, 1, f"waiting for {ahead} other run{'s' if ahead > 1 else ''}")
-        for item in self._stepwise(self._profile_run(view, which, token), token):
-            yield self._results.keep(key, item) if isinstance(item, ProfileResult) else item
+        for item in self.stepwise(self._profile_run(view, which, token), token):
+            yield self.results.keep(key, item) if isinstance(item, ProfileResult) else item
 
     def profile_pair(
         self, view: View, token: CancelToken | None = None
@@ -308,14 +307,12 @@ class Workbench:
         """Both scans of the view in one run, pass by pass in turn, so that whatever else the
         machine does meets both; the last item is (a, b)."""
         view = self.resolve(view)
-        keys = [self._key("profile", view, which) for which in ("a", "b")]
+        keys = [self.key("profile", view, which) for which in ("a", "b")]
         key = f"pair {keys[0]} {keys[1]}"
-        if (kept := self._results.get(key)) is not None:
+        if (kept := self.results.get(key)) is not None:
             yield kept
             return
-        runs = [
-            self._stepwise(self._profile_run(view, which, token), token) for which in ("a", "b")
-        ]
+        runs = [self.stepwise(self._profile_run(view, which, token), token) for which in ("a", "b")]
         found: list[ProfileResult | None] = [None, None]
         while None in found:
             for i, run in enumerate(runs):
@@ -328,15 +325,15 @@ class Workbench:
                     yield replace(item, done=2 * item.done + i, total=2 * item.total)
         a, b = found
         assert a is not None and b is not None
-        yield self._results.keep(key, (a, b))
+        yield self.results.keep(key, (a, b))
 
     def _profile_run(
         self, view: View, which: str, token: CancelToken | None
     ) -> Iterator[Progress | ProfileResult]:
         return profiling.profile_forward(
-            self._model(view, which),
-            self._input(view),
-            provenance=self._provenance(view, which),
+            self.twin(view, which),
+            self.input(view),
+            provenance=self.provenance(view, which),
             token=token,
         )
 
@@ -348,48 +345,32 @@ class Workbench:
         token: CancelToken | None = None,
     ) -> Iterator[ErfResult]:
         """Running means over the view's photo and seeded gallery crops; the last is final."""
-        view = self.resolve(view)
-        if not 1 <= n_images <= MAX_ERF_IMAGES:
-            raise BadInputError(
-                f"{n_images} images were asked for. Choose from 1 to {MAX_ERF_IMAGES}."
-            )
-        assert view.y is not None and view.x is not None  # filled in by resolve
-        prepared = self._prepared(view)
-        images = ErfImages(self.photos, view.photo, prepared, n_images, SEED)
-        key = self._key(
-            "erf", view, which, stage=view.stage, y=view.y, x=view.x, images=images.digest
+        plain = View()
+        shown = replace(
+            view,
+            erf_unit=plain.erf_unit,
+            erf_definition=plain.erf_definition,
+            erf_gates=plain.erf_gates,
+            erf_images=n_images,
+            erf_set=(),
         )
-        if (kept := self._results.get(key)) is not None:
-            yield kept
-            return
-        _, _, stride = self.stage_shape(view, view.stage)
-        run = erf_analysis.erf(
-            self._model(view, which),
-            images,
-            view.stage,
-            view.y,
-            view.x,
-            stride,
-            provenance=replace(self._provenance(view, which), seed=SEED),
-            token=token,
-        )
-        for result in self._stepwise(run, token):
-            yield self._results.keep(key, result) if result.is_final else result
+        _scan(view, which)
+        return self.erf_lab.field(shown, None if which == "a" else "scan", token)
 
     # Inside
 
-    def _once(self, key: str, compute: Any, token: CancelToken | None = None) -> Any:
+    def once(self, key: str, compute: Any, token: CancelToken | None = None) -> Any:
         """The kept result of `key`, or `compute()` on the device. An equal key gives the same
         object."""
-        kept = self._results.get(key)
+        kept = self.results.get(key)
         if kept is not None:
             return kept
         with self._on_device(token):
             # Another session may have computed it while this one waited.
-            kept = self._results.get(key)
-            return kept if kept is not None else self._results.keep(key, compute())
+            kept = self.results.get(key)
+            return kept if kept is not None else self.results.keep(key, compute())
 
-    def _stepwise(self, run: Iterator[R], token: CancelToken | None) -> Iterator[R]:
+    def stepwise(self, run: Iterator[R], token: CancelToken | None) -> Iterator[R]:
         """Items of `run`; the device is held for one step at a time: a paused run blocks nobody."""
         try:
             while True:
@@ -408,19 +389,19 @@ class Workbench:
         A server's worker threads come and go, each with its own count of OpenMP threads, which it
         copied at some moment; so the count is set here.
         """
-        with self._lock.hold(token):
+        with self.lock.hold(token):
             if torch.get_num_threads() != self.n_threads:
                 torch.set_num_threads(self.n_threads)
             yield
 
-    def _key(self, kind: str, view: View, which: str, **fields: Any) -> str:
+    def key(self, kind: str, view: View, which: str, **fields: Any) -> str:
         """Run key: what every analysis depends on, and the fields that this one adds."""
-        prepared = self._prepared(view)
+        prepared = self.prepared(view)
         return run_key(
             kind,
             version=__version__,
             model=view.model,
-            weights=self._weighted(view, which).weights_info.sha256,
+            weights=self.weighted(view, which).weights_info.sha256,
             scan=_scan(view, which),
             input=prepared.rgb.shape,
             crop=prepared.crop if "photo" in fields else None,
@@ -429,13 +410,13 @@ class Workbench:
             **fields,
         )
 
-    def _weighted(self, view: View, which: str) -> EfficientVMamba:
+    def weighted(self, view: View, which: str) -> EfficientVMamba:
         """The loaded model with the weights that `which` uses; shared, never changed."""
         _scan(view, which)
         info = None
         if view.weights == "default":
             info = choices.shipped_weights(view.model, _scan(view, which), view.scan_a)
-        return self._models.get(
+        return self.loaded.get(
             (view.model, info.name if info else "random"),
             lambda: self._load(view.model, info.name if info else None),
         )
@@ -445,37 +426,37 @@ class Workbench:
         # No analysis asks for gradients of the weights: autograd then skips them.
         return model.eval().requires_grad_(False).to(self.device)
 
-    def _model(self, view: View, which: str) -> EfficientVMamba:
+    def twin(self, view: View, which: str) -> EfficientVMamba:
         """A twin that runs the scan of `which`; its owner may hook it."""
         scan_text = _scan(view, which)
         choices.check_runnable(scan_text)
-        return models.with_scan(self._weighted(view, which), scan_text)
+        return models.with_scan(self.weighted(view, which), scan_text)
 
     def _model_or_path(self, view: View, which: str) -> tuple[EfficientVMamba, ScanSpec | None]:
         """The twin that runs the scan; or the model as it is, and the scheme that it cannot run."""
         spec = ScanSpec.parse(_scan(view, which))
         if spec.is_runnable:
-            return self._model(view, which), None
-        return self._weighted(view, which), spec
+            return self.twin(view, which), None
+        return self.weighted(view, which), spec
 
     def _n_classes(self, view: View) -> int:
-        return self._weighted(view, "a").num_classes
+        return self.weighted(view, "a").num_classes
 
-    def _prepared(self, view: View) -> Prepared:
+    def prepared(self, view: View) -> Prepared:
         photo = self.photos.get(view.photo)
         key = run_key("prepared", photo=photo.sha256, size=view.size, fit=view.fit)
-        kept = self._results.get(key)
+        kept = self.results.get(key)
         if kept is None:
-            kept = self._results.keep(key, prepare(photo, view.size, view.fit))
+            kept = self.results.keep(key, prepare(photo, view.size, view.fit))
         return kept
 
-    def _input(self, view: View) -> np.ndarray:
-        return normalise(self._prepared(view).rgb)
+    def input(self, view: View) -> np.ndarray:
+        return normalise(self.prepared(view).rgb)
 
-    def _provenance(self, view: View, which: str) -> Provenance:
+    def provenance(self, view: View, which: str) -> Provenance:
         photo = self.photos.get(view.photo)
-        prepared = self._prepared(view)
-        info = self._weighted(view, which).weights_info
+        prepared = self.prepared(view)
+        info = self.weighted(view, which).weights_info
         height, width = prepared.rgb.shape[:2]
         return Provenance(
             model=view.model,

@@ -14,6 +14,7 @@ from workbench.errors import BadInputError
 
 BACKENDS = ("auto", "reference", "cpu", "triton")
 PREFIX = "WORKBENCH_"
+LISTS = ("timm", "trusted_hosts")
 MIB = 2**20
 
 
@@ -29,6 +30,7 @@ class Settings:
     photo_bytes: int = 512 * MIB  # decoded gallery photos and uploads
     max_upload_bytes: int = 20 * MIB
     queue_size: int = 32  # waiting requests; more are refused with a sentence
+    timm: tuple[str, ...] = ()  # networks of timm that the page offers besides its own list
     trusted_hosts: tuple[str, ...] = ()  # names under which the app is reached, besides loopback
     example: Path = Path(__file__).parents[1] / "assets" / "example.zip"  # drawn at first paint
     browser: bool = False  # open a browser at start
@@ -57,6 +59,12 @@ class Settings:
             raise BadInputError(
                 f"The gallery {str(self.gallery_dir)!r} is no folder. Give a folder with photos."
             )
+        for name in self.timm:
+            if not re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)?", name):
+                raise BadInputError(
+                    f"The timm network {name!r} is no name of timm's. "
+                    "Give one of timm.list_models(), such as resnet18."
+                )
         for name in self.trusted_hosts:
             if not re.fullmatch(r"(\*\.)?[A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\]", name):
                 raise BadInputError(
@@ -92,8 +100,9 @@ class Settings:
         parser = argument_parser()
         given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
         try:
-            if "trusted_hosts" in given:
-                given["trusted_hosts"] = tuple(given["trusted_hosts"])
+            for name in LISTS:
+                if name in given:
+                    given[name] = tuple(given[name])
             return replace(cls.from_env(environ), **given)
         except BadInputError as error:
             parser.error(str(error))
@@ -112,6 +121,12 @@ def argument_parser() -> argparse.ArgumentParser:
         "--gallery", dest="gallery_dir", type=Path, metavar="DIR", help="add the photos of a folder"
     )
     add_compute_arguments(parser)
+    parser.add_argument(
+        "--timm",
+        action="append",
+        metavar="NAME",
+        help="also offer this network of timm beside ours (repeatable)",
+    )
     parser.add_argument(
         "--trusted-host",
         dest="trusted_hosts",
@@ -150,6 +165,6 @@ def _parse(name: str, text: str) -> Any:
         ]
     if name in ("gallery_dir", "example"):
         return Path(text)
-    if name == "trusted_hosts":
+    if name in LISTS:
         return tuple(part for part in re.split(r"[,\s]+", text) if part)
     return text

@@ -5,10 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-SIZES = (128, 224, 384, 512, 1024)  # input pixels: shorter side for "crop", longer side for "whole"
+# Input pixels: shorter side for "crop", longer side for "whole". Those that the page lists; the
+# link, the API and the command line take any that keeps every stage's map whole.
+SIZES = (64, 128, 224, 384, 512, 1024)
+SIZE_RULE = "multiple of 32 from 64 to 1024"
 FITS = ("crop", "whole")
 STAGES = (1, 2, 3, 4)
-TABS = ("overview", "scan")
+TABS = ("overview", "scan", "erf")
+ERF_DEFINITIONS = ("mass", "replknet", "vmamba", "openerf")
+ERF_GATES = ("live", "frozen")
+ERF_SCALES = ("log", "linear", "power")
+MAX_ERF_IMAGES = 5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +25,12 @@ class View:
     `y` and `x` are None for "the centre token" (H // 2, W // 2). `target` is a class index, None
     for the most probable class. `scan_a`, `scan_b` and `scan_c` are `kernels.ScanSpec` texts;
     `scan_c` is the third scheme of the scan tab, None for two. `tab` is the page's open tab.
+
+    The ERF tab: `erf_unit` is what of `stage` the token belongs to: "stage", "block2" or a path,
+    "block2.scan". `erf_rivals` are the networks beside scheme A's, at most three: "scan" (scheme B
+    with the weights trained for it, where they ship), "weights" (scheme B on scheme A's weights),
+    "random" (scheme A, random weights), a model's name, or "timm:NAME". `erf_set` are the ids of
+    uploaded photos to average over, () for seeded crops of the gallery.
     """
 
     model: str = "efficientvmamba_tiny"
@@ -33,6 +46,13 @@ class View:
     x: int | None = None
     target: int | None = None
     tab: str = "overview"
+    erf_unit: str = "stage"
+    erf_definition: str = "mass"
+    erf_gates: str = "live"
+    erf_images: int = 32
+    erf_set: tuple[str, ...] = ()
+    erf_rivals: tuple[str, ...] = ("scan",)
+    erf_scale: str = "log"
 
     def with_focus(self, stage: int, y: int | None, x: int | None) -> View:
         return replace(self, stage=stage, y=y, x=x)
@@ -47,6 +67,11 @@ class View:
         """Scheme of each slot that has one: "a", "b" and perhaps "c"."""
         listed = {"a": self.scan_a, "b": self.scan_b, "c": self.scan_c}
         return {slot: scan for slot, scan in listed.items() if scan}
+
+
+def is_size(size: int) -> bool:
+    """Whether an input size follows `SIZE_RULE`."""
+    return size % 32 == 0 and 64 <= size <= 1024
 
 
 def token_in_stage(y: int, x: int, from_stage: int, to_stage: int) -> tuple[float, float]:

@@ -138,6 +138,45 @@ def test_erf(client) -> None:
     assert answer["is_final"] is True
 
 
+def test_erf_of_a_path_by_another_definition_with_everything(client) -> None:
+    answer = client.predict(
+        **TEST_MODEL,
+        stage=1,
+        y=9,
+        x=4,
+        images=3,
+        unit="block1.scan",
+        definition="replknet",
+        gates="frozen",
+        phases=True,
+        paths=True,
+        formats="npy,npz,json,png,svg,tex,csv",
+        api_name="/erf",
+    )
+    assert (answer["unit"], answer["gates"]) == ("stage1.block1.scan", "frozen")
+    assert answer["definition"] == "replknet" and answer["n_bootstrap"] > 0
+    assert np.array(answer["reach"]).shape == (128, 128)
+    cell = {(p["field"]["y"], p["field"]["x"]) for p in answer["phases"]["phases"]}
+    assert cell == {(8, 4), (8, 5), (9, 4), (9, 5)}
+    assert all(block["error"] < 1e-5 for block in answer["paths"]["blocks"])
+    files = {name: base64.b64decode(data) for name, data in answer["files"].items()}
+    mass = np.load(io.BytesIO(files["erf_a.npy"]))
+    np.testing.assert_allclose(mass, answer["mass"], rtol=1e-4, atol=1e-9)
+    assert b"replknet" in files["erf.tex"].lower() and files["erf.csv"].count(b"\n") >= 2
+    assert {"erf.png", "erf.svg", "erf_phases.png", "erf_paths.png"} <= set(files)
+
+
+def test_erf_of_another_network_at_the_same_point(client) -> None:
+    networks = {n["name"] for n in client.predict(api_name="/info")["networks"]}
+    assert {"scan", "random", "timm:resnet18", "efficientvmamba_small"} <= networks
+    answer = client.predict(
+        **TEST_MODEL, stage=2, y=3, x=9, images=1, net="timm:resnet18", api_name="/erf"
+    )
+    assert answer["provenance"]["model"] == "timm:resnet18"
+    assert (answer["stride"], answer["y"], answer["x"]) == (8, 3, 9) or answer["y"] == 4
+    assert np.array(answer["mass"]).shape == (128, 128)
+
+
 def test_attribution(client) -> None:
     answer = client.predict(**TEST_MODEL, target=2, api_name="/attribution")
     assert [np.array(m).shape for m in answer["maps"]] == [(32, 32), (16, 16), (8, 8), (4, 4)]
@@ -176,6 +215,17 @@ def test_export_of_the_scan_tab(client) -> None:
     assert "tab=scan" in bundle.extra["link"]
 
 
+def test_export_of_the_erf_tab(client) -> None:
+    answer = client.predict(
+        **TEST_MODEL, stage=1, tab="erf", images=2, nets="scan,random", api_name="/export"
+    )
+    bundle = unpack(base64.b64decode(answer["base64"]))
+    assert set(bundle.results) == {"erf_a", "erf_b", "erf_c", "erf_phases", "erf_paths"}
+    assert set(bundle.pictures) == {"erf", "erf_phases", "erf_paths"}
+    assert bundle.results["erf_b"].provenance.scan == "ss2d"
+    assert set(bundle.tables) >= {"erf"}
+
+
 def test_a_photo_as_data_uri(client) -> None:
     buffer = io.BytesIO()
     Image.fromarray(np.full((90, 70, 3), 40, np.uint8)).save(buffer, "PNG")
@@ -200,7 +250,17 @@ def test_a_photo_as_data_uri(client) -> None:
         ("/scan", {"scan": "es2d:step=1.5"}, "whole number"),
         ("/scan", {"scan": "numpy:array"}, "es2d"),
         ("/scan", {"formats": "png,gif"}, "json, npz, png, svg, html, zip"),
-        ("/export", {"tab": "erf"}, "overview, scan"),
+        ("/scan", {"formats": "tex"}, "json, npz, png, svg, html, zip"),
+        ("/export", {"tab": "profiler"}, "overview, scan, erf"),
+        ("/erf", {"unit": "head"}, "block1.scan"),
+        ("/erf", {"definition": "mine"}, "mass, replknet, vmamba, openerf"),
+        ("/erf", {"gates": "open"}, "live, frozen"),
+        ("/erf", {"net": "timm:resnet19"}, "timm:resnet18"),
+        ("/erf", {"net": "hf:someone/something"}, "timm:resnet18"),
+        ("/erf", {"net": "file:/etc/passwd"}, "timm:resnet18"),
+        ("/erf", {"images": 5001}, "5,000"),
+        ("/erf", {"phases": 1}, "true or false"),
+        ("/export", {"nets": "a,b,c,d", "tab": "erf"}, "at most 3"),
         ("/export", {"scan_c": 3}, "text or null"),
         ("/schemes", {"latency": 1}, "true or false"),
         ("/predict", {"scan": "cascade2d"}, "another network"),

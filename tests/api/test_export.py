@@ -65,16 +65,41 @@ RESULTS: dict[str, Any] = {
     ),
     "erf_a": ErfResult(
         provenance=PROVENANCE,
+        network="Tiny, ES2D",
+        unit="stage2.block1.scan",
+        unit_label="stage 2, block 1, scan path",
+        gates="frozen",
         stage=2,
         y=1,
         x=0,
+        rows=2,
+        columns=2,
         stride=8,
+        centre=(12.0, 4.0),
+        definition="mass",
+        parts={"objective": "sum of ReLU", "transform": "none"},
         mass=np.full((4, 6), 1 / 24, np.float32),
+        raw_sum=2.5,
         radius_px=np.arange(3, dtype=np.float32),
         radial_mass=np.linspace(0, 1, 3, dtype=np.float32),
+        radial_low=np.linspace(0, 0.9, 3, dtype=np.float32),
+        radial_high=np.linspace(0.1, 1, 3, dtype=np.float32),
         n_images=8,
+        n_planned=9,
         image_names=("chelsea", "coffee"),
+        skipped=("broken.png: not a picture",),
         metrics={"area50": 0.5, "square99": math.nan},
+        metric_low={"area50": 0.4},
+        metric_high={"area50": 0.6},
+        n_bootstrap=200,
+        convergence_n=np.array([1, 8], np.int32),
+        convergence_area50=np.array([0.3, 0.5], np.float32),
+        convergence_area90=np.array([0.8, 0.9], np.float32),
+        convergence_split=np.array([0.4, 0.1], np.float32),
+        saturation="",
+        reach=np.ones((4, 6), np.uint8),
+        reach_share=1.0,
+        reach_note="",
     ),
     "attribution": AttributionResult(
         provenance=PROVENANCE,
@@ -261,4 +286,4 @@ def test_own_mistakes_are_loud(tmp_path: Path) -> None:
         pack({}, {"thing": object()})
     with pytest.raises(BadInputError, match="cannot be read"):
         load_results(tmp_path / "none.zip")
-    assert isinstance(unpack(pack({})), Bundle) and export.SCHEMA == 1
+    assert isinstance(unpack(pack({})), Bundle) and export.SCHEMA == 2

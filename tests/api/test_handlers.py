@@ -6,11 +6,14 @@ import json
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from workbench.errors import BadInputError
 from workbench.runtime import Workbench
 from workbench.settings import Settings
+from workbench.ui.build import ERF_CONTROLS
 from workbench.ui.handlers import MOST_PROBABLE, Handlers
 from workbench.ui.panels import ORDER, TITLES
 from workbench.ui.state import Sessions
@@ -35,7 +38,8 @@ def handlers(wb: Workbench, monkeypatch: pytest.MonkeyPatch) -> Handlers:
 
 @pytest.fixture
 def view(wb: Workbench) -> View:
-    return wb.resolve(View(model="efficientvmamba_test", weights="random", size=128))
+    small = View(model="efficientvmamba_test", weights="random", size=128, erf_images=3)
+    return wb.resolve(small)
 
 
 def event(**data: object) -> SimpleNamespace:
@@ -44,7 +48,8 @@ def event(**data: object) -> SimpleNamespace:
 
 def change(handlers: Handlers, view: View, **changes: object) -> dict:
     fields = ("model", "weights", "scan_a", "scan_b", "scan_c", "stage", "size", "fit")
-    values = {name: getattr(view, name) for name in fields} | {"target": MOST_PROBABLE} | changes
+    values = {name: getattr(view, name) for name in (*fields, *ERF_CONTROLS)}
+    values |= {"target": MOST_PROBABLE} | changes
     return handlers.change(view, *values.values())
 
 
@@ -96,6 +101,7 @@ def test_run_fills_the_tabs_panels_in_order(handlers: Handlers, view: View, tab:
         if "status" in updates:
             waiting.append(set(json.loads(updates["status"])["panels"]))
     assert list(dict.fromkeys(filled)) == list(order)
+    assert not handlers.messages
     assert waiting[0] == set(order)
     assert waiting[-1] == set()
 
@@ -138,6 +144,59 @@ def test_one_failing_panel_does_not_take_the_others(handlers, view, monkeypatch)
         panels |= {name: json.loads(updates[name]) for name in TITLES if name in updates}
     assert panels["attribution"]["empty"]["text"] == "The photo is too small. Use a larger one."
     assert "maps" in panels["erf"]
+
+
+def test_a_failing_field_fails_every_panel_that_it_fills(handlers, view, monkeypatch) -> None:
+    def fail(*args: object) -> None:
+        raise BadInputError("Every gradient is zero. Choose another token.")
+
+    monkeypatch.setattr(handlers.wb.erf_lab, "compare", fail)
+    panels: dict = {}
+    for updates in handlers.run(replace(view, tab="erf"), {}, REQUEST):
+        panels |= {name: json.loads(updates[name]) for name in TITLES if name in updates}
+    for name in ("lab_erf", "lab_erf_curves", "lab_erf_numbers"):
+        assert panels[name]["empty"]["text"].startswith("Every gradient is zero")
+    assert "empty" not in panels["lab_erf_paths"]
+
+
+def test_the_lab_of_fields_follows_its_controls(handlers: Handlers, view: View) -> None:
+    wanted = {
+        "erf_unit": "block1.scan",
+        "erf_definition": "replknet",
+        "erf_gates": "frozen",
+        "erf_images": 5.0,
+        "erf_rivals": ["weights", "timm:resnet18"],
+        "erf_scale": "linear",
+    }
+    updates = change(handlers, view, **wanted)
+    changed = updates["view"]
+    assert changed.erf_rivals == ("weights", "timm:resnet18") and changed.erf_images == 5
+    assert {"weights", "timm:resnet18"} <= {name for _, name in updates["erf_rivals"]["choices"]}
+    assert "block1.scan" in {name for _, name in updates["erf_unit"]["choices"]}
+    # A stage of convolutions has no scan path: its output is shown instead.
+    assert change(handlers, changed, stage=3)["view"].erf_unit == "stage"
+    assert change(handlers, changed, erf_rivals=["timm:../x"])["view"] == changed
+    assert "timm:../x" in handlers.messages[-1]
+    assert change(handlers, changed, erf_images=5001)["view"] == changed
+    assert change(handlers, changed, erf_images=None)["view"] == changed
+
+
+def test_a_set_of_photos_is_averaged_and_left_again(
+    handlers: Handlers, view: View, tmp_path
+) -> None:
+    files = []
+    for i in range(3):
+        file = tmp_path / f"{i}.png"
+        Image.fromarray(np.full((70, 90, 3), 40 * i, np.uint8)).save(file)
+        files.append(str(file))
+    (tmp_path / "notes.png").write_text("no picture")
+    updates = handlers.upload_set(view, [*files, files[0], str(tmp_path / "notes.png")])
+    assert len(updates["view"].erf_set) == updates["view"].erf_images == 3
+    assert "notes.png is not a picture" in handlers.messages[-1]
+    assert "3" in json.loads(updates["erf_set"])["rows"][0]["text"]
+    left = handlers.clear_set(updates["view"])["view"]
+    assert left.erf_set == () and left.erf_images == View().erf_images
+    assert handlers.upload_set(view, [str(tmp_path / "notes.png")]) == {"view": view}
 
 
 def test_load_restores_a_link_and_reports_the_rest(handlers: Handlers) -> None:

@@ -24,7 +24,7 @@ CHROMIUM_FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-# Panels of the open tab; every tab has four.
+# Panels of the open tab; every tab has four or five, which appear together.
 VISIBLE = "[...document.querySelectorAll('.wb-panel')].filter((p) => p.offsetParent)"
 ALLOWED_CONSOLE = ("The resource", "preload")  # a hint of Chromium on Gradio's own fonts
 
@@ -93,7 +93,7 @@ class Watched:
 
     def open(self, query: str = "", is_finished: bool = True) -> None:
         self.page.goto(f"{self.url}/{query}")
-        self.page.wait_for_function(f"() => {VISIBLE}.length === 4")
+        self.page.wait_for_function(f"() => {VISIBLE}.length >= 4")
         if is_finished:
             self.finished()
 
@@ -102,7 +102,7 @@ class Watched:
         self.page.wait_for_function(
             f"""() => {{
               const panels = {VISIBLE};
-              return panels.length === 4 && panels.every((p) => p.dataset.resultId
+              return panels.length >= 4 && panels.every((p) => p.dataset.resultId
                 && !/^(stored|waiting)-/.test(p.dataset.resultId)
                 && !p.classList.contains('wb-busy'));
             }}""",

@@ -11,7 +11,7 @@ import pytest
 from tests.figures.conftest import erf_result, profile_result, scan_result
 from workbench.figures import attribution_panel, erf_panel, profile_panel, scan_panel
 from workbench.figures.attribution import path_shares, per_area
-from workbench.figures.erf import density_level
+from workbench.figures.erf_maps import density_level
 from workbench.figures.scan import locate
 from workbench.figures.theme import block_sum, ordinal, percent, resolve, significant
 from workbench.labels import scan_short

@@ -6,10 +6,19 @@ import io
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from tests.figures.conftest import erf_result, profile_result, provenance, scan_result
+from tests.figures.conftest import (
+    erf_result,
+    paths_result,
+    phases_result,
+    profile_result,
+    provenance,
+    scan_result,
+)
 from workbench.figures.paper import render
+from workbench.figures.paper_erf import erf_figure
 from workbench.results import ReachResult, ReachStep, UserProbeResult
 
 
@@ -102,3 +111,72 @@ def test_three_schemes_reach_and_a_probe_as_svg(rgb: np.ndarray) -> None:
     assert "3 tokens lost" in text["probe.svg"]
     again = render({"probe": probe}, None, "svg")
     assert again == {"probe.svg": pictures["probe.svg"]}, "the same results give the same bytes"
+
+
+def fields(n: int, size: int = 64) -> dict:
+    networks = ("Test", "Test", "resnet18", "Base")
+    scans = ("es2d:step=2", "ss2d", "ss2d", "es2d:step=2")
+    return {
+        f"erf_{key}": erf_result(scan, 5.0 + 3 * i, size, network=network)
+        for i, (key, scan, network) in enumerate(zip("abcd", scans, networks, strict=True))
+        if i < n
+    }
+
+
+def test_a_picture_of_fields_has_300_dpi() -> None:
+    (picture,) = render(fields(2), None).values()
+    assert round(Image.open(io.BytesIO(picture)).info["dpi"][0]) == 300
+
+
+@pytest.mark.parametrize(
+    ("n", "scale"), [(1, "log"), (2, "linear"), (2, "power"), (3, "log"), (4, "log")]
+)
+def test_one_to_four_fields_become_a_figure(n: int, scale: str) -> None:
+    figure = erf_figure(list(fields(n).values()), "abcd"[:n], scale)
+    figure.savefig(io.BytesIO(), dpi=40)
+    shown = [ax for ax in figure.axes if ax.images]
+    assert len(shown) == n + n - 1, "each field, and each rival's difference to the first"
+    norms = [ax.images[0].norm for ax in shown]
+    assert len({(norm.vmin, norm.vmax) for norm in norms[:n]}) == 1, "one scale for the fields"
+    assert all(norm.vmin == -norm.vmax for norm in norms[n:])
+    places = [ax.get_window_extent() for ax in figure.axes if ax.get_label() != "<colorbar>"]
+    assert not any(a.overlaps(b) for i, a in enumerate(places) for b in places[:i])
+
+
+def test_the_difference_in_a_figure_has_the_firsts_colour_where_it_has_more() -> None:
+    figure = erf_figure(list(fields(2).values()), "ab")
+    image = [ax for ax in figure.axes if ax.images][2].images[0]
+    a, b = (r.mass for r in fields(2).values())
+    assert image.get_array()[17, 17] < 0 and a[34, 34] > b[34, 34]
+    red, green, _, _ = image.cmap(0.0)
+    assert green > red, "teal is the low end"
+
+
+def test_fields_as_svg_keep_their_words() -> None:
+    results = fields(2) | {"erf_phases": phases_result(), "erf_paths": paths_result()}
+    pictures = render(results, None, "svg")
+    assert set(pictures) == {"erf.svg", "erf_phases.svg", "erf_paths.svg"}
+    text = {name: data.decode() for name, data in pictures.items()}
+    for words in ("ES2D − Full scan", "share of the mass per 2 × 2 px, log", "more: Full scan"):
+        assert words in text["erf.svg"]
+    assert "5 to 95 % of 200 resamples" in text["erf.svg"].replace("\n", " ")
+    assert "token (8, 9), group 3, column-major" in text["erf_phases.svg"]
+    assert "adds up" in text["erf_paths.svg"] or "add up to the gradient" in text["erf_paths.svg"]
+    assert render(results, None, "svg") == pictures, "the same results give the same bytes"
+
+
+def test_no_phases_and_no_paths_are_no_pictures() -> None:
+    results = {
+        "erf_phases": phases_result(phases=(), note="none"),
+        "erf_paths": paths_result(blocks=0),
+    }
+    assert render(results, None) == {}
+
+
+def test_a_wide_input_keeps_its_shape() -> None:
+    mass = np.full((32, 64), 1 / 2048, np.float32)
+    field = erf_result("ss2d", mass=mass, reach=np.zeros((0, 0), np.uint8), centre=(16.0, 32.0))
+    figure = erf_figure([field, field], "ab")
+    for ax in (ax for ax in figure.axes if ax.images):
+        box = ax.get_window_extent()
+        assert box.width == pytest.approx(2 * box.height)

@@ -2,52 +2,41 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.patches import Rectangle
 
 from workbench.figures.attribution import PATHS, per_area
-from workbench.figures.erf import DECADES, bin_px
+from workbench.figures.erf_maps import TONES
+from workbench.figures.paper_erf import erf_figure, paths_figure, phases_figure
+from workbench.figures.paper_parts import above_the_footer, focus, footer, map_axes, png, svg
 from workbench.figures.profile import stage_times
-from workbench.figures.theme import (
-    DIVERGING,
-    GROUP_COLOURS,
-    LIGHT,
-    block_sum,
-    percent,
-    resolve,
-    significant,
-)
+from workbench.figures.theme import GROUP_COLOURS, LIGHT, percent, significant
 from workbench.labels import scan_label
 from workbench.results import (
     AttributionResult,
-    ErfResult,
     ProfileResult,
-    Provenance,
     ReachResult,
     ScanResult,
     UserProbeResult,
 )
 
-DPI = 200
 SCANS = ("scan_a", "scan_b", "scan_c")
 REACHES = ("reach_a", "reach_b", "reach_c")
-TONES = {"a": "@a", "b": "@b", "c": "@c"}
+COLOURS = ("@a", "@b", "@c")
 LEAST_LEFT = 1e-4  # of a state; less is drawn like this, which the bar says
-FOCUS = "#ff2d78"
 
 
-def render(results: dict[str, Any], rgb: np.ndarray | None, form: str = "png") -> dict[str, bytes]:
+def render(
+    results: dict[str, Any], rgb: np.ndarray | None, form: str = "png", scale: str = "log"
+) -> dict[str, bytes]:
     """A file of each panel whose results are there: "png" or "svg".
 
-    `rgb` is the network input `[H, W, 3]`; the probe of a user's operator has none.
+    `rgb` is the network input `[H, W, 3]`; the probe of a user's operator has none. `scale` is the
+    colour scale of receptive fields: "log", "linear" or "power".
     """
     figures: dict[str, Figure] = {}
     scans = [results[name] for name in SCANS if name in results and results[name].has_scan]
@@ -58,56 +47,18 @@ def render(results: dict[str, Any], rgb: np.ndarray | None, form: str = "png") -
         figures["reach"] = reach_figure(reaches, rgb)
     if "probe" in results:
         figures["probe"] = probe_figure(results["probe"])
-    if "erf_a" in results:
-        figures["erf"] = erf_figure(results["erf_a"], results["erf_b"])
+    if fields := {key: results[f"erf_{key}"] for key in TONES if f"erf_{key}" in results}:
+        figures["erf"] = erf_figure(list(fields.values()), list(fields), scale)
+    if "erf_phases" in results and results["erf_phases"].phases:
+        figures["erf_phases"] = phases_figure(results["erf_phases"], scale)
+    if "erf_paths" in results and results["erf_paths"].blocks:
+        figures["erf_paths"] = paths_figure(results["erf_paths"])
     if "attribution" in results and rgb is not None:
         figures["attribution"] = attribution_figure(results["attribution"], rgb)
     if "profile_a" in results and all(results[f"profile_{k}"].is_correct for k in "ab"):
         figures["profile"] = profile_figure(results["profile_a"], results["profile_b"])
     write = {"png": png, "svg": svg}[form]
     return {f"{name}.{form}": write(figure) for name, figure in figures.items()}
-
-
-def png(figure: Figure) -> bytes:
-    return _file(figure, "png", {"Software": None})
-
-
-def svg(figure: Figure) -> bytes:
-    return _file(figure, "svg", {"Date": None, "Creator": None})
-
-
-def _file(figure: Figure, form: str, metadata: dict[str, None]) -> bytes:
-    """The same figure gives the same bytes: no date, and fixed names inside an SVG."""
-    buffer = io.BytesIO()
-    with rc_context({"svg.hashsalt": "workbench", "svg.fonttype": "none"}):
-        figure.savefig(buffer, format=form, dpi=DPI, metadata=metadata)
-    return buffer.getvalue()
-
-
-def _above_the_footer() -> ConstrainedLayoutEngine:
-    return ConstrainedLayoutEngine(rect=(0.0, 0.06, 1.0, 0.94))
-
-
-def _footer(figure: Figure, p: Provenance, scans: str) -> None:
-    parts = (p.model, p.weights, scans, f"photo {p.image}", p.device, p.backend, p.definition)
-    text = " · ".join(part for part in parts if part)
-    figure.text(0.01, 0.01, text, fontsize=5, color=LIGHT["@muted"], wrap=True)
-
-
-def _map_axes(axes: Axes, title: str, height: int, width: int, colour: str = "@ink") -> None:
-    axes.set_title(title, fontsize=8, loc="left", color=LIGHT[colour])
-    axes.set_xlim(0, width)
-    axes.set_ylim(height, 0)
-    axes.set_xticks([])
-    axes.set_yticks([])
-
-
-def _focus(axes: Axes, y: int, x: int, stride: int) -> None:
-    axes.add_patch(
-        Rectangle(
-            (x * stride, y * stride), stride, stride, fill=False, edgecolor=FOCUS, linewidth=1
-        )
-    )
 
 
 def _path(axes: Axes, result: ScanResult) -> None:
@@ -125,9 +76,9 @@ def _path(axes: Axes, result: ScanResult) -> None:
 def scan_figure(results: list[ScanResult], rgb: np.ndarray) -> Figure:
     """Paths of up to three schemes side by side."""
     height, width = results[0].provenance.input_size
-    figure = Figure(figsize=(3.6 * len(results), 4.2), layout=_above_the_footer())
+    figure = Figure(figsize=(3.6 * len(results), 4.2), layout=above_the_footer())
     every = figure.subplots(1, len(results), squeeze=False)[0]
-    for axes, result, colour in zip(every, results, TONES.values(), strict=False):
+    for axes, result, colour in zip(every, results, COLOURS, strict=False):
         axes.imshow(rgb, extent=(0, width, height, 0), alpha=0.45)
         _path(axes, result)
         m = result.metrics
@@ -139,8 +90,8 @@ def scan_figure(results: list[ScanResult], rgb: np.ndarray) -> Figure:
             f"{check if result.is_runnable else 'path only'}"
             f"{f', {unseen} without tokens not drawn' if unseen else ''}"
         )
-        _map_axes(axes, title, height, width, colour)
-    _footer(figure, results[0].provenance, f"stage {results[0].stage}")
+        map_axes(axes, title, height, width, colour)
+    footer(figure, results[0].provenance, f"stage {results[0].stage}")
     return figure
 
 
@@ -148,12 +99,12 @@ def reach_figure(results: list[ReachResult], rgb: np.ndarray) -> Figure:
     """Who can influence the token and how much of a state is left, per scheme; then the curves."""
     height, width = results[0].provenance.input_size
     n = len(results)
-    figure = Figure(figsize=(3.1 * n + 3.4, 5.6), layout=_above_the_footer())
+    figure = Figure(figsize=(3.1 * n + 3.4, 5.6), layout=above_the_footer())
     grid = figure.add_gridspec(2, n + 1, width_ratios=[1.0] * n + [1.15])
     curves = figure.add_subplot(grid[0, n])
     bars = figure.add_subplot(grid[1, n])
     farthest = max(1, *(int(r.steps_back.max()) for r in results))
-    for i, (result, colour) in enumerate(zip(results, TONES.values(), strict=False)):
+    for i, (result, colour) in enumerate(zip(results, COLOURS, strict=False)):
         extent = (0, result.width * result.stride, result.height * result.stride, 0)
         label = scan_label(result.provenance.scan)
         share = percent(float((result.steps_back >= 0).mean()))
@@ -178,8 +129,8 @@ def reach_figure(results: list[ReachResult], rgb: np.ndarray) -> Figure:
             axes = figure.add_subplot(grid[row, i])
             axes.imshow(rgb, extent=(0, width, height, 0), alpha=0.35)
             shown = axes.imshow(values, cmap="cividis", extent=extent, alpha=0.85, norm=norm)
-            _map_axes(axes, title, height, width, colour)
-            _focus(axes, result.y, result.x, result.stride)
+            map_axes(axes, title, height, width, colour)
+            focus(axes, result.y, result.x, result.stride)
             if i == n - 1:
                 figure.colorbar(shown, ax=axes, shrink=0.7).set_label(bar, fontsize=6)
         if result.curve_steps.size:
@@ -206,13 +157,13 @@ def reach_figure(results: list[ReachResult], rgb: np.ndarray) -> Figure:
     if any(r.curve_steps.size for r in results):
         curves.legend(fontsize=6)
     first = results[0]
-    _footer(figure, first.provenance, f"stage {first.stage}, token ({first.y}, {first.x})")
+    footer(figure, first.provenance, f"stage {first.stage}, token ({first.y}, {first.x})")
     return figure
 
 
 def probe_figure(result: UserProbeResult) -> Figure:
     """The true path of a user's operator; tokens that it never reads are crossed out."""
-    figure = Figure(figsize=(4.6, 4.4), layout=_above_the_footer())
+    figure = Figure(figsize=(4.6, 4.4), layout=above_the_footer())
     axes = figure.subplots()
     count = len(result.index)
     for k, ids in enumerate(result.index):
@@ -228,46 +179,10 @@ def probe_figure(result: UserProbeResult) -> Figure:
         f"{result.operator}\n{count} x {result.index.shape[1]:,} steps, {len(lost)} tokens lost, "
         f"{len(result.repeated)} read more than once"
     )
-    _map_axes(axes, title, result.height, result.width)
+    map_axes(axes, title, result.height, result.width)
     axes.set_aspect("equal")
     text = f"merge(gather(x)) = x: {result.round_trip} · backward: {result.backward}"
     figure.text(0.01, 0.01, text, fontsize=5, color=LIGHT["@muted"], wrap=True)
-    return figure
-
-
-def erf_figure(a: ErfResult, b: ErfResult) -> Figure:
-    height, width = a.mass.shape
-    cell = bin_px(a)
-    with np.errstate(divide="ignore"):
-        logs = [np.log10(block_sum(r.mass, cell)) for r in (a, b)]
-    top = max(float(z.max()) for z in logs)
-    figure = Figure(figsize=(9.6, 2.9), layout="constrained")
-    axes = figure.subplots(1, 4, width_ratios=(1, 1, 1, 1.25))
-    extent = (0, width, height, 0)
-    for ax, z, result, colour in zip(axes, logs, (a, b), ("@a", "@b"), strict=False):
-        shown = ax.imshow(z, cmap="cividis", vmin=top - DECADES, vmax=top, extent=extent)
-        _map_axes(ax, scan_label(result.provenance.scan), height, width, colour)
-        _focus(ax, result.y, result.x, result.stride)
-    figure.colorbar(shown, ax=axes[1], shrink=0.7, label=f"log10 share per {cell}x{cell} px")
-    delta = block_sum(b.mass, cell) - block_sum(a.mass, cell)
-    root = np.sign(delta) * np.sqrt(np.abs(delta))
-    limit = float(np.abs(root).max()) or 1.0
-    colours = LinearSegmentedColormap.from_list("ab", resolve(DIVERGING))
-    axes[2].imshow(root, cmap=colours, vmin=-limit, vmax=limit, extent=extent)
-    _map_axes(axes[2], f"B - A, signed root, +-{limit:.1e}", height, width)
-    for result, colour in ((a, "@a"), (b, "@b")):
-        axes[3].plot(
-            result.radius_px,
-            100 * result.radial_mass,
-            color=LIGHT[colour],
-            label=f"{scan_label(result.provenance.scan)}: "
-            f"90 % on {percent(result.metrics['area90'])}",
-        )
-    axes[3].set_xlabel("distance from the focus, px", fontsize=7)
-    axes[3].set_ylabel("mass within, %", fontsize=7)
-    axes[3].tick_params(labelsize=7)
-    axes[3].legend(fontsize=6, loc="lower right")
-    _footer(figure, a.provenance, f"stage {a.stage}, token ({a.y}, {a.x}), {a.n_images} photos")
     return figure
 
 
@@ -282,7 +197,7 @@ def attribution_figure(result: AttributionResult, rgb: np.ndarray) -> Figure:
         ax.imshow(rgb, extent=(0, width, height, 0))
         extent = (0, columns * stride, rows * stride, 0)
         shown = ax.imshow(values, cmap="cividis", vmin=0, vmax=top, alpha=0.6, extent=extent)
-        _map_axes(ax, f"stage {i + 1}, {rows}x{columns}", height, width)
+        map_axes(ax, f"stage {i + 1}, {rows}x{columns}", height, width)
     figure.colorbar(shown, ax=axes[3], shrink=0.7, label="logit per 32x32 px")
     left = np.zeros(len(result.evidence))
     low = np.zeros(len(result.evidence))
@@ -299,7 +214,7 @@ def attribution_figure(result: AttributionResult, rgb: np.ndarray) -> Figure:
     if result.evidence:
         axes[4].legend(fontsize=6)
     target = f"{result.method} for {result.target_name} ({percent(result.probability)})"
-    _footer(figure, result.provenance, f"{scan_label(result.provenance.scan)}, {target}")
+    footer(figure, result.provenance, f"{scan_label(result.provenance.scan)}, {target}")
     return figure
 
 
@@ -332,5 +247,5 @@ def profile_figure(a: ProfileResult, b: ProfileResult) -> Figure:
     axes.set_xlim(left=0)
     axes.set_xlabel("ms per forward pass, sum of block medians", fontsize=7)
     axes.tick_params(labelsize=7)
-    _footer(figure, a.provenance, f"batch {a.batch}, median of {a.repeats}")
+    footer(figure, a.provenance, f"batch {a.batch}, median of {a.repeats}")
     return figure

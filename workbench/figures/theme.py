@@ -22,13 +22,17 @@ LIGHT: dict[str, str] = {
     "@a": "#0f766e",
     "@b": "#c2410c",
     "@c": "#6d4aa8",
+    "@d": "#1d5fd1",
     "@a20": "#0f766e33",
     "@b20": "#c2410c33",
+    "@c20": "#6d4aa833",
+    "@d20": "#1d5fd133",
     "@ink": "#16202e",
     "@muted": "#5b6676",
     "@line": "#d5dbe3",
     "@conv": "#64748b",
     "@residual": "#b6c2d1",
+    "@gate": "#d4a017",
     "@paper": "#ffffff",
     "@d0": "#0b5e57",
     "@d1": "#2f8a80",
@@ -39,6 +43,15 @@ LIGHT: dict[str, str] = {
     "@d6": "#e3a17a",
     "@d7": "#cb6a3a",
     "@d8": "#9c3408",
+    "@s0": "#1b4b96",
+    "@s1": "#4578bb",
+    "@s2": "#86add6",
+    "@s3": "#c3d7ea",
+    "@s4": "#f4f3f0",
+    "@s5": "#f2cfd2",
+    "@s6": "#e0929d",
+    "@s7": "#c2536b",
+    "@s8": "#941647",
 }
 GROUP_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # Okabe-Ito
 CIVIDIS = (
@@ -48,6 +61,8 @@ CIVIDIS = (
 # Scheme A (teal) against scheme B (orange), neutral at zero; nine steps, tokens because the
 # neutral is the paper's: light on the light page, dark on the dark one.
 DIVERGING = tuple(f"@d{i}" for i in range(9))
+# Signed values that compare no schemes: blue below zero, red above.
+SIGNED = tuple(f"@s{i}" for i in range(9))
 
 
 def colorscale(stops: Sequence[str]) -> list[list[float | str]]:

@@ -12,7 +12,7 @@ import binascii
 import inspect
 import tempfile
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,14 @@ import gradio as gr
 import numpy as np
 
 import kernels
-from workbench.bundle import N_ERF_IMAGES, write_bundle
+from workbench.analyses.erf import DEFINITIONS
+from workbench.bundle import write_bundle
 from workbench.errors import BadInputError, WorkbenchError
-from workbench.files import FORMATS, result_files
+from workbench.files import FORMATS, SPECIAL, result_files
 from workbench.photos import prepare
 from workbench.progress import result_of
 from workbench.results import (
     AttributionResult,
-    ErfResult,
     PredictionResult,
     ProfileResult,
     SchemeTableResult,
@@ -36,7 +36,7 @@ from workbench.runtime import Workbench
 from workbench.view import View
 
 SIGNIFICANT_DIGITS = 6
-SCAN_FORMATS = tuple(form for form in FORMATS if form != "csv")  # csv is for tables of schemes
+SCAN_FORMATS = tuple(form for form in FORMATS if form not in SPECIAL)
 DEFAULT = View()
 PARAMETERS: dict[str, tuple[Any, Any]] = {  # name -> (type, default) of the published signatures
     "model": (str, DEFAULT.model),
@@ -52,9 +52,28 @@ PARAMETERS: dict[str, tuple[Any, Any]] = {  # name -> (type, default) of the pub
     "y": (int | None, None),
     "x": (int | None, None),
     "target": (int | None, None),
-    "images": (int, N_ERF_IMAGES),
+    "images": (int, DEFAULT.erf_images),
+    "unit": (str, DEFAULT.erf_unit),
+    "definition": (str, DEFAULT.erf_definition),
+    "gates": (str, DEFAULT.erf_gates),
+    "scale": (str, DEFAULT.erf_scale),
+    "net": (str, ""),
+    "nets": (str, ",".join(DEFAULT.erf_rivals)),
+    "phases": (bool, False),
+    "paths": (bool, False),
     "latency": (bool, True),
     "formats": (str, ""),
+}
+
+
+# Parameter of the receptive-field lab -> field of View.
+ERF_FIELDS = {
+    "unit": "erf_unit",
+    "definition": "erf_definition",
+    "gates": "erf_gates",
+    "images": "erf_images",
+    "nets": "erf_rivals",
+    "scale": "erf_scale",
 }
 
 
@@ -104,13 +123,18 @@ def check_type(name: str, value: object) -> None:
         raise BadInputError(f"{name} is {str(value)[:40]!r}; give {words}.")
 
 
-def listed_formats(text: str) -> list[str]:
-    """Formats of a comma-separated list that one scan can have."""
-    given = [part.strip() for part in text.split(",") if part.strip()]
+def listed(text: str) -> list[str]:
+    """Names of a comma-separated list."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def listed_formats(text: str, allowed: tuple[str, ...]) -> list[str]:
+    """Formats of a comma-separated list, all of them allowed."""
+    given = listed(text)
     for name in given:
-        if name not in SCAN_FORMATS:
+        if name not in allowed:
             raise BadInputError(
-                f"There is no format {name[:20]!r}. Choose from: {', '.join(SCAN_FORMATS)}."
+                f"There is no format {name[:20]!r}. Choose from: {', '.join(allowed)}."
             )
     return given
 
@@ -151,10 +175,19 @@ def add_api(wb: Workbench) -> None:
     """Register the endpoints; called inside the Blocks context."""
 
     def view_of(image: str, scan: str, **fields: Any) -> View:
-        return wb.resolve(View(photo=image_id(wb, image), scan_a=scan, **fields))
+        lab = {ERF_FIELDS[k]: fields.pop(k) for k in tuple(fields) if k in ERF_FIELDS}
+        return wb.resolve(View(photo=image_id(wb, image), scan_a=scan, **fields, **lab))
+
+    def files_of(view: View, results: dict[str, Any], formats: list[str], name: str) -> dict:
+        photo = wb.photos.get(view.photo)
+        rgb = prepare(photo, view.size, view.fit).rgb
+        title = f"{name}: {view.model}, {photo.title}"
+        files = result_files(results, formats, name=name, title=title, rgb=rgb)
+        return {k: base64.b64encode(v).decode() for k, v in files.items()}
 
     def info() -> dict[str, Any]:
-        """What can be asked for: models, their weights, scans, gallery photos, kernel backends."""
+        """What can be asked for: models, their weights, scans, gallery photos, networks to compare
+        fields with, definitions of a field, kernel backends."""
         return {
             "models": wb.models(),
             "weights": {m.name: wb.weights(m.name) for m in wb.models()},
@@ -163,6 +196,8 @@ def add_api(wb: Workbench) -> None:
                 {"id": p.id, "title": p.title, "credit": p.credit, "licence": p.licence}
                 for p in wb.photos.list()
             ],
+            "networks": wb.erf_lab.rivals(View()),
+            "definitions": {name: d.line for name, d in DEFINITIONS.items()},
             "backends": kernels.backends(),
             "device": wb.describe(View()).device_label,
         }
@@ -175,16 +210,12 @@ def add_api(wb: Workbench) -> None:
         """Scan path of one stage, read back from the operator that runs, with its metrics; "reach":
         what can influence token (y, x), by default the centre, and how much of it is left. With
         `formats`, such as "npz,png,svg,html", also "files": {name: base64}."""
-        wanted = listed_formats(formats)
+        wanted = listed_formats(formats, SCAN_FORMATS)
         view = view_of(**arguments)
         results = {"scan_a": wb.scan(view), "reach_a": wb.reach(view)}
         answer = plain(results["scan_a"]) | {"reach": results["reach_a"]}
         if wanted:
-            photo = wb.photos.get(view.photo)
-            rgb = prepare(photo, view.size, view.fit).rgb
-            title = f"scan: {view.model}, {photo.title}"
-            files = result_files(results, wanted, name="scan", title=title, rgb=rgb)
-            answer["files"] = {k: base64.b64encode(v).decode() for k, v in files.items()}
+            answer["files"] = files_of(view, results, wanted, "scan")
         return answer
 
     def schemes(latency: bool, **arguments: Any) -> SchemeTableResult:
@@ -192,9 +223,27 @@ def add_api(wb: Workbench) -> None:
         of one scan after a check against the reference (about ten seconds)."""
         return result_of(wb.scheme_table(view_of(**arguments), measure=latency))
 
-    def erf(images: int, **arguments: Any) -> ErfResult:
-        """Effective receptive field of token (y, x) of a stage, mean over `images` photos."""
-        return result_of(wb.erf(view_of(**arguments), "a", images))
+    def erf(net: str, phases: bool, paths: bool, formats: str, **arguments: Any) -> dict[str, Any]:
+        """Effective receptive field of token (y, x) of a stage ("unit" stage, or block1, or a path
+        of a block: block1.scan), mean over `images` photos, by one of the named definitions, with
+        squeeze-excitation gates live or frozen. `net`: another network at the same image point,
+        such as "scan" (scheme `scan_b`), "random" or "timm:resnet18" (`/info` lists them).
+        "phases": the tokens of one ES2D cell; "paths": the gradient by its path through each block.
+        With `formats`, such as "npy,npz,png,svg,tex,csv", also "files": {name: base64}."""
+        wanted = listed_formats(formats, FORMATS)
+        view = view_of(**arguments)
+        if net:
+            view = wb.resolve(replace(view, erf_rivals=(net,)))
+        results: dict[str, Any] = {"erf_a": result_of(wb.erf_lab.field(view, net or None))}
+        if phases:
+            results["erf_phases"] = result_of(wb.erf_lab.phases(view))
+        if paths:
+            results["erf_paths"] = result_of(wb.erf_lab.paths(view))
+        answer = plain(results["erf_a"])
+        answer |= {key.removeprefix("erf_"): results[key] for key in results if key != "erf_a"}
+        if wanted:
+            answer["files"] = files_of(view, results, wanted, "erf")
+        return answer
 
     def attribution(**arguments: Any) -> AttributionResult:
         """Grad-CAM of the four stages and the evidence through each path of each EVSS block."""
@@ -204,23 +253,31 @@ def add_api(wb: Workbench) -> None:
         """Time of one forward pass per block and operator, after a check against the reference."""
         return result_of(wb.profile(view_of(**arguments)))
 
-    def export(**arguments: Any) -> dict[str, str]:
-        """The panels of a tab, "overview" or "scan", as one zip (JSON, npz, PNG; the table of
-        schemes as CSV): {"name", "base64"}."""
+    def export(nets: str, **arguments: Any) -> dict[str, str]:
+        """The panels of a tab, "overview", "scan" or "erf", as one zip (JSON, npz, PNG; tables as
+        CSV and LaTeX): {"name", "base64"}. `nets`: networks of the tab "erf" beside the first."""
+        arguments["nets"] = tuple(listed(nets))
         with tempfile.TemporaryDirectory() as folder:
             path = write_bundle(wb, view_of(**arguments), Path(folder))
             return {"name": path.name, "base64": base64.b64encode(path.read_bytes()).decode()}
 
     what = ("model", "weights", "image", "size", "fit", "scan")
+    lab = ("unit", "definition", "gates", "images")
     for fn, names in (
         (info, ()),
         (predict, what),
         (scan, (*what, "stage", "y", "x", "formats")),
         (schemes, (*what, "stage", "latency")),
-        (erf, (*what, "stage", "y", "x", "images")),
+        (erf, (*what, "scan_b", "stage", "y", "x", *lab, "net", "phases", "paths", "formats")),
         (attribution, (*what, "target")),
         (profile, what),
-        (export, (*what, "scan_b", "stage", "y", "x", "target", "scan_c", "tab")),
+        (
+            export,
+            (
+                *(*what, "scan_b", "stage", "y", "x", "target", "scan_c", "tab"),
+                *(*lab, "nets", "scale"),
+            ),
+        ),
     ):
         gr.api(
             endpoint(fn, *names),

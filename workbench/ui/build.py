@@ -8,12 +8,15 @@ from typing import Any
 
 import gradio as gr
 
+from workbench.erf_lab import MAX_RIVALS
 from workbench.runtime import Workbench
 from workbench.settings import Settings
 from workbench.ui import texts
 from workbench.ui.api import add_api
 from workbench.ui.components.plotly_panel import (
     DataTable,
+    ErfLab,
+    ErfPaths,
     Header,
     PhotoPicker,
     PlotlyPanel,
@@ -25,13 +28,21 @@ from workbench.ui.components.plotly_panel import (
 )
 from workbench.ui.first_paint import stored_panels, waiting_panel
 from workbench.ui.handlers import MOST_PROBABLE, NO_SCAN, Handlers
-from workbench.ui.panels import TITLES, focus_of
+from workbench.ui.panels import ORDER, TITLES, focus_of
 from workbench.ui.state import Sessions
-from workbench.view import FITS, SIZES, STAGES, View
+from workbench.view import FITS, MAX_ERF_IMAGES, SIZES, STAGES, View
 
 SIDEBAR_PX = 232
 RUNS_AT_ONCE = 8  # generators that may wait for the device's lock
 Stored = dict[str, dict[str, Any]]  # panel name -> payload of the stored example
+ERF_CONTROLS = [
+    "erf_unit",
+    "erf_definition",
+    "erf_gates",
+    "erf_images",
+    "erf_rivals",
+    "erf_scale",
+]
 FIT_LABELS = {"crop": "centre", "whole": "whole"}
 
 
@@ -110,13 +121,13 @@ def _sidebar(wb: Workbench, handlers: Handlers, view: View) -> dict[str, Any]:
     return c
 
 
-def _overview(stored: Stored) -> dict[str, Any]:
+def _overview(stored: Stored, handlers: Handlers, view: View) -> dict[str, Any]:
     with gr.Column(elem_id="wb-grid"):
         names = ("scan", "erf", "attribution", "profile")
         return {name: PlotlyPanel(stored.get(name), elem_id=f"wb-{name}") for name in names}
 
 
-def _scan_lab(stored: Stored) -> dict[str, Any]:
+def _scan_lab(stored: Stored, handlers: Handlers, view: View) -> dict[str, Any]:
     kinds = {
         "lab_scan": ScanLab,
         "lab_reach": PlotlyPanel,
@@ -130,13 +141,78 @@ def _scan_lab(stored: Stored) -> dict[str, Any]:
         }
 
 
-LAYOUTS = {"overview": _overview, "scan": _scan_lab}
+def _erf_controls(handlers: Handlers, view: View) -> dict[str, Any]:
+    """What the receptive-field lab computes, in one line above its panels."""
+
+    def pairs(words: dict[str, str]) -> list[tuple[str, str]]:
+        return [(text, name) for name, text in words.items()]
+
+    c: dict[str, Any] = {}
+    with gr.Row(elem_id="wb-erf-bar"):
+        c["erf_unit"] = gr.Dropdown(
+            handlers.unit_list(view), value=view.erf_unit, label="Token of", min_width=150
+        )
+        c["erf_rivals"] = gr.Dropdown(
+            handlers.rival_list(view),
+            value=list(view.erf_rivals),
+            multiselect=True,
+            max_choices=MAX_RIVALS,
+            label="Compare with",
+            min_width=300,
+            scale=3,
+            elem_id="wb-erf-rivals",
+        )
+        c["erf_definition"] = gr.Dropdown(
+            pairs(texts.DEFINITIONS), value=view.erf_definition, label="Definition", min_width=140
+        )
+        c["erf_gates"] = gr.Dropdown(
+            pairs(texts.GATES), value=view.erf_gates, label="SE gates", min_width=105
+        )
+        c["erf_scale"] = gr.Dropdown(
+            pairs(texts.SCALES), value=view.erf_scale, label="Colours", min_width=85
+        )
+        c["erf_images"] = gr.Number(
+            view.erf_images,
+            label="Photos",
+            minimum=1,
+            maximum=MAX_ERF_IMAGES,
+            precision=0,
+            min_width=70,
+        )
+        with gr.Column(min_width=180, elem_id="wb-erf-photos"):
+            c["erf_set"] = Sidebox(
+                texts.set_box(view, handlers.wb.erf_lab.images(view).words), elem_id="wb-erf-set"
+            )
+            c["erf_upload"] = gr.UploadButton(
+                "Average over your photos",
+                file_types=["image"],
+                file_count="multiple",
+                size="sm",
+                elem_id="wb-erf-upload",
+            )
+    return c
+
+
+def _erf_lab(stored: Stored, handlers: Handlers, view: View) -> dict[str, Any]:
+    kinds = {"lab_erf": ErfLab, "lab_erf_numbers": DataTable, "lab_erf_paths": ErfPaths}
+    c = _erf_controls(handlers, view)
+    with gr.Column(elem_id="wb-lab-erf"):
+        return c | {
+            name: kinds.get(name, PlotlyPanel)(
+                waiting_panel(name, TITLES[name]), elem_id=f"wb-{name}"
+            )
+            for name in ORDER["erf"]
+        }
+
+
+LAYOUTS = {"overview": _overview, "scan": _scan_lab, "erf": _erf_lab}
 
 
 def _events(handlers: Handlers, c: dict[str, Any]) -> None:
     """Wire the controls: a change sets the view, then the panels are recomputed."""
     controls = ["view", "model", "weights", "scan_a", "scan_b", "scan_c", "stage", "size", "fit"]
-    controls_out = [c[name] for name in [*controls, "photos", "focus"]]
+    controls += ERF_CONTROLS
+    controls_out = [c[name] for name in [*controls, "photos", "focus", "erf_set"]]
     run_names = [*TITLES, "header", "top", "target", "status", "shown"]
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
@@ -170,6 +246,8 @@ def _events(handlers: Handlers, c: dict[str, Any]) -> None:
     then_run(c["demo"].load(by_name(handlers.load), outputs=controls_out, **private))
     changed = [c[name].input for name in ("model", "weights", "scan_a", "scan_b", "scan_c")]
     changed += [c[name].input for name in ("stage", "size", "fit", "target")]
+    changed += [c[name].input for name in ERF_CONTROLS if name != "erf_images"]
+    changed.append(c["erf_images"].submit)
     inputs = [c[name] for name in [*controls, "target"]]
     then_run(
         gr.on([*changed, c["run"].click], by_name(handlers.change), inputs, controls_out, **quick)
@@ -178,12 +256,18 @@ def _events(handlers: Handlers, c: dict[str, Any]) -> None:
         ("photos", "choose", handlers.choose_photo),
         ("top", "choose", handlers.choose_target),
         ("focus", "choose", handlers.clear_focus),
+        ("erf_set", "choose", handlers.clear_set),
     ):
         listen = getattr(c[component], event)
         then_run(listen(by_name(handler), [c["view"]], controls_out, **quick))
     then_run(
         c["upload"].upload(
             by_name(handlers.upload), [c["view"], c["upload"]], controls_out, **quick
+        )
+    )
+    then_run(
+        c["erf_upload"].upload(
+            by_name(handlers.upload_set), [c["view"], c["erf_upload"]], controls_out, **quick
         )
     )
     then_run(c["header"].pick(by_name(handlers.choose_tab), [c["view"]], controls_out, **quick))
@@ -226,7 +310,7 @@ def build_app(settings: Settings, wb: Workbench) -> gr.Blocks:
         c["header"] = Header(texts.header([]), elem_id="wb-header")
         for tab, layout in LAYOUTS.items():
             with gr.Column(elem_classes=f"wb-tab wb-tab-{tab}"):
-                c |= layout(stored)
+                c |= layout(stored, handlers, view)
         c["status"] = Status(
             {"link": "", "focus": focus_of(wb, view), "panels": {}}, elem_id="wb-status"
         )

@@ -21,14 +21,15 @@ from workbench.results import PredictionResult
 from workbench.runtime import Workbench
 from workbench.ui import texts
 from workbench.ui.components.plotly_panel import dump
-from workbench.ui.panels import ORDER, TITLES, UPDATES, failed, focus_of
+from workbench.ui.panels import ORDER, TITLES, TOGETHER, UPDATES, failed, focus_of
 from workbench.ui.state import Sessions
-from workbench.view import View, token_in_stage
+from workbench.view import SIZES, View, token_in_stage
 
 log = logging.getLogger(__name__)
 TEST_MODEL = "efficientvmamba_test"  # for tests and the API, not for looking
 MOST_PROBABLE = "most probable"
 NO_SCAN = ("none", "none")
+MAX_SET = 200  # photos of one uploaded set
 Updates = dict[str, Any]
 
 
@@ -67,6 +68,12 @@ class Handlers:
         stage: int,
         size: int,
         fit: str,
+        erf_unit: str,
+        erf_definition: str,
+        erf_gates: str,
+        erf_images: float | None,
+        erf_rivals: list[str] | None,
+        erf_scale: str,
         target: str | None,
     ) -> Updates:
         """Any control of the sidebar changed."""
@@ -91,6 +98,12 @@ class Handlers:
             y=y,
             x=x,
             target=self._target(view, model, weights, target),
+            erf_unit=erf_unit,
+            erf_definition=erf_definition,
+            erf_gates=erf_gates,
+            erf_images=self._integer(erf_images, view.erf_images),
+            erf_rivals=tuple(erf_rivals or ()),
+            erf_scale=erf_scale,
         )
         return self._controls(self._resolved(wanted, view))
 
@@ -120,6 +133,31 @@ class Handlers:
             warn(f"The photo was not used: {error}")
             return {"view": view}
         return self._photo(view, photo.id)
+
+    def upload_set(self, view: View, files: list[str] | None) -> Updates:
+        """Photos to average the field over; files that are none are named and left out."""
+        found: list[str] = []
+        problems: list[str] = []
+        for file in (files or [])[:MAX_SET]:
+            path = Path(file)
+            try:
+                found.append(self.wb.photos.add(path, path.name).id)
+            except WorkbenchError as error:
+                problems.append(str(error))
+        if files and len(files) > MAX_SET:
+            problems.append(f"{len(files)} files were given; the first {MAX_SET} were read.")
+        if problems:
+            warn(f"Not all photos were used: {' '.join(problems[:4])}")
+        if not found:
+            return {"view": view}
+        wanted = replace(view, erf_set=tuple(dict.fromkeys(found)), erf_images=len(set(found)))
+        return self._controls(self._resolved(wanted, view))
+
+    def clear_set(self, view: View) -> Updates:
+        """Back to seeded crops of the gallery."""
+        plain = View()
+        wanted = replace(view, erf_set=(), erf_images=plain.erf_images)
+        return self._controls(self._resolved(wanted, view))
 
     def pick(self, view: View, event: gr.EventData) -> Updates:
         """A token picked in any panel, a stage picked in the profile, or Esc."""
@@ -157,13 +195,14 @@ class Handlers:
                 for update in self._updates(name, view, token):
                     token.check()
                     changes: Updates = {}
+                    panel = update.panel
                     if update.is_done:
-                        waiting.pop(name, None)
+                        waiting.pop(panel, None)
                     else:
-                        waiting[name] = {"text": update.text, "share": update.share}
-                    if update.payload and shown.get(name) != update.payload.get("result_id"):
-                        shown[name] = update.payload.get("result_id", "")
-                        changes |= {name: dump(update.payload), "shown": dict(shown)}
+                        waiting[panel] = {"text": update.text, "share": update.share}
+                    if update.payload and shown.get(panel) != update.payload.get("result_id"):
+                        shown[panel] = update.payload.get("result_id", "")
+                        changes |= {panel: dump(update.payload), "shown": dict(shown)}
                     yield changes | {"status": dump(fixed | {"panels": waiting})}
                 if name == order[0]:  # the path redraws at once; a forward pass comes after it
                     token.check()
@@ -183,16 +222,21 @@ class Handlers:
             raise gr.Error(html.escape(str(error)), print_exception=False) from None
 
     def _updates(self, name: str, view: View, token: Any) -> Iterator[Any]:
+        """Updates of the panels that the computation called `name` fills."""
+        if name not in UPDATES:  # filled together with an earlier one
+            return
         try:
             yield from UPDATES[name](self.wb, view, token)
+            return
         except CancelledError:
             raise
         except (WorkbenchError, ValueError) as error:
-            yield failed(name, TITLES[name], str(error))
+            text = str(error)
         except Exception:
             log.exception("panel %s of %s", name, view)
             text = "Something went wrong on our side; the server's log has the details."
-            yield failed(name, TITLES[name], text)
+        for panel in TOGETHER.get(name, (name,)):
+            yield failed(panel, TITLES[panel], text)
 
     def _header(self, view: View) -> Updates:
         header = self.wb.describe(view)
@@ -270,11 +314,29 @@ class Handlers:
             "scan_b": self._scan_update(view.scan_b),
             "scan_c": self._scan_update(view.scan_c, NO_SCAN),
             "stage": view.stage,
-            "size": view.size,
+            # A list with the size in it: a link may have another than the usual ones.
+            "size": gr.update(choices=sorted({*SIZES, view.size}), value=view.size),
             "fit": view.fit,
             "photos": dump(self.photo_choices(view)),
             "focus": dump(texts.focus_box(view)),
+            "erf_unit": gr.update(choices=self.unit_list(view), value=view.erf_unit),
+            "erf_definition": view.erf_definition,
+            "erf_gates": view.erf_gates,
+            "erf_images": view.erf_images,
+            "erf_set": dump(texts.set_box(view, self.wb.erf_lab.images(view).words)),
+            "erf_rivals": gr.update(choices=self.rival_list(view), value=list(view.erf_rivals)),
+            "erf_scale": view.erf_scale,
         }
+
+    def unit_list(self, view: View) -> list[tuple[str, str]]:
+        """(words, name) of what the stage's tokens can belong to."""
+        return [(label, name) for name, label in self.wb.erf_lab.units(view)]
+
+    def rival_list(self, view: View) -> list[tuple[str, str]]:
+        """(words, name) of the networks to compare with; those that a link gave are among them."""
+        listed = [(choice.label, choice.name) for choice in self.wb.erf_lab.rivals(view)]
+        known = {name for _, name in listed}
+        return [*listed, *((name, name) for name in view.erf_rivals if name not in known)]
 
     def photo_choices(self, view: View) -> dict[str, Any]:
         """The gallery, after the session's own photo where one is in view, and the crop in use."""

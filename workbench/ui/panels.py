@@ -11,7 +11,11 @@ from typing import Any
 import numpy as np
 
 from workbench.bundle import N_ERF_IMAGES
+from workbench.erf_lab import DETAIL_IMAGES
 from workbench.figures import attribution_panel, erf_panel, profile_panel, scan_panel
+from workbench.figures.erf_lab import erf_curves_panel, erf_lab_panel, erf_phases_panel
+from workbench.figures.erf_numbers import erf_numbers_panel
+from workbench.figures.erf_paths import erf_paths_panel
 from workbench.figures.reach import reach_panel
 from workbench.figures.scan_lab import scan_lab_panel, story_panel
 from workbench.figures.scheme_table import scheme_table_panel
@@ -25,7 +29,10 @@ from workbench.view import View
 ORDER = {
     "overview": ("scan", "attribution", "profile", "erf"),
     "scan": ("lab_scan", "lab_reach", "lab_story", "lab_schemes"),
+    "erf": ("lab_erf", "lab_erf_curves", "lab_erf_numbers", "lab_erf_phases", "lab_erf_paths"),
 }
+# Panels that one computation fills together; it stands under the first one's name.
+TOGETHER = {"lab_erf": ("lab_erf", "lab_erf_curves", "lab_erf_numbers")}
 STORY_SIDE = 8  # tokens of the coarse grid on which the paper's figure is told
 
 
@@ -156,7 +163,51 @@ def lab_schemes_updates(wb: Workbench, view: View, token: CancelToken) -> Iterat
             yield Update("lab_schemes", panel, text="measuring")
 
 
+def lab_erf_updates(wb: Workbench, view: View, token: CancelToken) -> Iterator[Update]:
+    """Maps, curves and numbers of all networks grow together, photo by photo."""
+    n_networks, n_images = 1 + len(view.erf_rivals), len(wb.erf_lab.images(view))
+    maps, curves, numbers = TOGETHER["lab_erf"]
+    for comparison in wb.erf_lab.compare(view, token):
+        share = comparison.done / (n_networks * n_images)
+        fields, keys = list(comparison.fields.values()), list(comparison.fields)
+        if not comparison.is_shown:
+            yield Update(maps, text="first photo", share=share)
+            continue
+        text = f"{comparison.done} of {n_networks * n_images} gradients"
+        shown = erf_lab_panel(fields, scale=view.erf_scale, keys=keys)
+        shown["notes"] = [*shown.get("notes", ()), *comparison.problems]
+        panels = (shown, erf_curves_panel(fields, keys), erf_numbers_panel(fields, keys))
+        for name, panel in zip((maps, curves, numbers), panels, strict=True):
+            update = done(panel)
+            if not comparison.is_final:
+                update = Update(name, update.payload, text=text, share=share)
+            yield update
+
+
+def lab_erf_phases_updates(wb: Workbench, view: View, token: CancelToken) -> Iterator[Update]:
+    for result in wb.erf_lab.phases(view, token):
+        update = done(erf_phases_panel(result, view.erf_scale))
+        if not result.is_final:
+            n = result.phases[0].field.n_images if result.phases else 0
+            update = Update("lab_erf_phases", update.payload, text=f"{n} photos", share=0.5)
+        yield update
+
+
+def lab_erf_paths_updates(wb: Workbench, view: View, token: CancelToken) -> Iterator[Update]:
+    n_planned = min(view.erf_images, DETAIL_IMAGES)
+    for result in wb.erf_lab.paths(view, token):
+        update = done(erf_paths_panel(result))
+        if not result.is_final:
+            share = result.n_images / n_planned
+            text = f"{result.n_images} of {n_planned} photos"
+            update = Update("lab_erf_paths", update.payload, text=text, share=share)
+        yield update
+
+
 UPDATES = {
+    "lab_erf": lab_erf_updates,
+    "lab_erf_phases": lab_erf_phases_updates,
+    "lab_erf_paths": lab_erf_paths_updates,
     "lab_scan": lab_scan_updates,
     "lab_reach": lab_reach_updates,
     "lab_story": lab_story_updates,
@@ -171,6 +222,11 @@ TITLES = {
     "lab_reach": "Reach",
     "lab_story": "The paper's idea in three steps",
     "lab_schemes": "Every scheme on this map",
+    "lab_erf": "Effective receptive fields",
+    "lab_erf_curves": "Distance and convergence",
+    "lab_erf_numbers": "Numbers",
+    "lab_erf_phases": "The phases of one cell",
+    "lab_erf_paths": "Paths by block",
     "scan": "Scan paths",
     "attribution": "Attribution",
     "profile": "Profile",

@@ -11,7 +11,15 @@ from workbench.view import View
 TITLE = "EfficientVMamba Workbench"
 TOP = 5
 
-TAB_LABELS = {"overview": "Overview", "scan": "Scan"}
+TAB_LABELS = {"overview": "Overview", "scan": "Scan", "erf": "ERF"}
+DEFINITIONS = {
+    "mass": "Mass (ours)",
+    "replknet": "RepLKNet",
+    "vmamba": "VMamba",
+    "openerf": "OpenERF",
+}
+GATES = {"live": "live", "frozen": "frozen"}
+SCALES = {"log": "log", "linear": "linear", "power": "x^0.2"}
 HELP = (
     (
         "The question",
@@ -62,6 +70,34 @@ HELP = (
         "output. Map: |gradient| at the input summed over colours, each photo weighing the "
         "same, mean over photos; it sums to 1. Colours: log scale, four decades below the "
         "peak; lower is darkest.",
+    ),
+    (
+        "ERF tab",
+        "One point of the image in up to four networks, on one colour scale. Definitions: mass "
+        "(ours) divides each photo's |gradient| by its sum, so the gradient's scale does not "
+        "matter; RepLKNet, VMamba and OpenERF are computed as their code does, transform and "
+        "metric included. Lines: densest 50 % and 90 %. Dashed: the pixels that can matter at "
+        "all with gates frozen, by the layers' rules.",
+    ),
+    (
+        "SE gates",
+        "A squeeze-excitation gate is a global mean, so with gates as trained every pixel reaches "
+        "every token behind one. Frozen: the gates keep their values and pass no gradient, which "
+        "leaves what scan, convolution and residual carry.",
+    ),
+    (
+        "Bands and warnings",
+        "Bands are 90 % intervals of a bootstrap over the photos: they do not cover the choice of "
+        "weights. Split-half: total variation between the means of every other photo; it falls as "
+        "the field converges. A field that cannot be told from a uniform map says so: its area is "
+        "then the image's, not the network's.",
+    ),
+    (
+        "Phases and paths",
+        "ES2D scans each phase of its p × p cell as a group of its own, so one token shows one "
+        "part of the truth; after merging (stage 3 on) the phases are mixed. Paths: the gradient "
+        "through residual, scan, convolution and gates of one block, signed, before any "
+        "rectification; they add up to the whole, and the panel prints how exactly.",
     ),
     (
         "Attribution",
@@ -121,6 +157,14 @@ def focus_box(view: View) -> dict[str, Any]:
             }
         ],
     }
+
+
+def set_box(view: View, words: str) -> dict[str, Any]:
+    """What the field is averaged over."""
+    row: dict[str, Any] = {"text": words}
+    if view.erf_set:
+        row |= {"value": "gallery", "pick": "clear", "title": "Back to crops of the gallery"}
+    return {"title": "Photos averaged", "rows": [row]}
 
 
 def header(facts: list[dict[str, Any]]) -> dict[str, Any]:

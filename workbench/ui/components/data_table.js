@@ -41,8 +41,13 @@ window.WorkbenchParts.table = ({ Panel, el, number }) => {
       if (columnKeys !== this.columnKeys) this.sort = p.sort || null; // the reader's sorting outlives new rows
       this.columnKeys = columnKeys;
       this.tbody = el("tbody");
-      this.headers = p.columns.map((column) => {
-        const button = el("button", { type: "button", title: column.tip, onclick: () => this.sortBy(column) },
+      this.shown = p.columns.filter((column) => !column.hidden); // hidden ones are for the file only
+      this.headers = this.shown.map((column) => {
+        // Where the rows have an order of their own and a column mixes units, sorting means nothing.
+        const button = el(p.is_fixed ? "span" : "button", {
+          type: p.is_fixed ? null : "button", class: p.is_fixed ? "wb-columnhead" : null, title: column.tip,
+          onclick: p.is_fixed ? undefined : () => this.sortBy(column),
+        }, column.tone ? el("i", { class: `wb-dot wb-fill-${column.tone}` }) : null,
           el("span", { text: column.text }), column.unit ? el("span", { class: "wb-unit", text: column.unit }) : null);
         return el("th", { scope: "col", class: isNumeric(column) ? "wb-number" : "", "data-key": column.key }, button);
       });
@@ -72,14 +77,13 @@ window.WorkbenchParts.table = ({ Panel, el, number }) => {
     }
 
     fill() {
-      const { columns } = this.payload;
       for (const th of this.headers) {
         const isSorted = this.sort && th.dataset.key === this.sort.key;
         if (isSorted) th.setAttribute("aria-sort", this.sort.descending ? "descending" : "ascending");
         else th.removeAttribute("aria-sort");
       }
       this.tbody.replaceChildren(...this.sorted().map((row) => {
-        const cells = columns.map((column, i) => this.cell(row, column, i));
+        const cells = this.shown.map((column, i) => this.cell(row, column, i));
         return el("tr", { class: [row.tone ? `wb-row-${row.tone}` : "", row.faint ? "wb-faint" : ""].join(" ").trim(), title: row.note }, ...cells);
       }));
     }

@@ -3,13 +3,15 @@
 window.WorkbenchParts = window.WorkbenchParts || {};
 window.WorkbenchParts.map = ({ P, el, send, css, themed, number, focus, hover, CONFIG }) => {
   const CLICK_SLOP_PX = 4; // more movement between press and release is a zoom
+  const DOUBLE_MS = 300; // between the clicks of a double click
   const ARROWS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 
   function decode(z) {
     if (!z || !z.bdata) return null;
     const bytes = Uint8Array.from(atob(z.bdata), (c) => c.charCodeAt(0));
     const [rows, columns] = z.shape.split(",").map(Number);
-    return { values: new Float32Array(bytes.buffer), rows, columns };
+    const values = z.dtype === "i2" ? new Int16Array(bytes.buffer) : new Float32Array(bytes.buffer);
+    return { values, rows, columns };
   }
 
   class MapView {
@@ -48,10 +50,8 @@ window.WorkbenchParts.map = ({ P, el, send, css, themed, number, focus, hover, C
         pressed = null;
         if (!start) return; // Plotly lays a cover over the page while pressed, so no look at the target
         if (Math.hypot(event.clientX - start[0], event.clientY - start[1]) > CLICK_SLOP_PX) return;
-        const point = this.point(event);
-        if (point) this.panel.pick(point.y, point.x);
+        if (this.point(event)) this.clicked(event);
       }), true);
-      this.frame.addEventListener("dblclick", () => send({ kind: "range", range: null }));
       this.frame.addEventListener("keydown", (event) => {
         const step = ARROWS[event.key];
         const now = focus();
@@ -62,6 +62,21 @@ window.WorkbenchParts.map = ({ P, el, send, css, themed, number, focus, hover, C
         const x = Math.min(w - 1, Math.max(0, (now.x + step[1] + 0.5) * now.stride));
         this.panel.pick(y, x);
       });
+    }
+
+    /* A double click zooms out. Plotly's cover keeps the browser from telling one, so it is told here; in a
+       zoomed map the first click waits for a second one, so that zooming out moves no focus. */
+    clicked(event) {
+      const point = this.point(event);
+      const last = this.lastClick;
+      const isSecond = last && event.timeStamp - last.at < DOUBLE_MS && Math.hypot(event.clientX - last.x, event.clientY - last.y) <= CLICK_SLOP_PX;
+      this.lastClick = isSecond ? null : { at: event.timeStamp, x: event.clientX, y: event.clientY };
+      clearTimeout(this.waiting);
+      if (isSecond) return send({ kind: "range", range: null });
+      const { range } = this.axes().xaxis;
+      const isZoomed = Math.abs(range[1] - range[0]) < this.panel.payload.input[1] - 0.5;
+      if (isZoomed) this.waiting = setTimeout(() => this.panel.pick(point.y, point.x), DOUBLE_MS);
+      else this.panel.pick(point.y, point.x);
     }
 
     update(spec) {
@@ -159,17 +174,27 @@ window.WorkbenchParts.map = ({ P, el, send, css, themed, number, focus, hover, C
       const sx = (x) => xaxis._offset + xaxis.d2p(x);
       const sy = (y) => yaxis._offset + yaxis.d2p(y);
       if (this.painter) this.painter.paint(g, sx, sy, { width, height, ratio });
-      if (focus()) this.crosshair(g, sx, sy, axes, focus());
+      const now = focus();
+      const { token } = this.spec; // a field of its own token: what the picture is of, whatever the focus is
+      if (token && token.is_small) this.frameAt(g, sx, sy, token.centre[0] - token.stride / 2, token.centre[1] - token.stride / 2, token.stride, css("--wb-focus"), 1);
+      else if (token) this.crosshair(g, sx, sy, axes, token.centre[0], token.centre[1], token.stride);
+      else if (now) this.crosshair(g, sx, sy, axes, (now.y + 0.5) * now.stride, (now.x + 0.5) * now.stride, now.stride);
+      if (token && now && this.spec.stage === now.stage) this.box(g, sx, sy, now.y * now.stride, now.x * now.stride, now.stride, css("--wb-focus"), 1);
       const at = hover();
       if (at) this.box(g, sx, sy, at.y, at.x, this.spec.cell, css("--wb-hover"), 1.5);
       g.restore();
     }
 
+    /* The cell of a grid that (y, x) lies in. */
     box(g, sx, sy, y, x, cell, colour, width) {
-      const left = sx(Math.floor(x / cell) * cell);
-      const top = sy(Math.floor(y / cell) * cell);
-      const w = Math.max(3, sx((Math.floor(x / cell) + 1) * cell) - left);
-      const h = Math.max(3, sy((Math.floor(y / cell) + 1) * cell) - top);
+      this.frameAt(g, sx, sy, Math.floor(y / cell) * cell, Math.floor(x / cell) * cell, cell, colour, width);
+    }
+
+    frameAt(g, sx, sy, y, x, side, colour, width) {
+      const left = sx(x);
+      const top = sy(y);
+      const w = Math.max(3, sx(x + side) - left);
+      const h = Math.max(3, sy(y + side) - top);
       g.lineWidth = width + 2;
       g.strokeStyle = "rgba(10,15,25,.75)";
       g.strokeRect(left, top, w, h);
@@ -178,14 +203,12 @@ window.WorkbenchParts.map = ({ P, el, send, css, themed, number, focus, hover, C
       g.strokeRect(left, top, w, h);
     }
 
-    crosshair(g, sx, sy, axes, now) {
-      const y = (now.y + 0.5) * now.stride;
-      const x = (now.x + 0.5) * now.stride;
+    crosshair(g, sx, sy, axes, y, x, stride) {
       const colour = css("--wb-focus");
       g.strokeStyle = colour;
       g.globalAlpha = 0.55;
       g.lineWidth = 1;
-      const gap = Math.abs(sx(now.stride) - sx(0)) * 0.5 + 3;
+      const gap = Math.abs(sx(stride) - sx(0)) * 0.5 + 3;
       const line = (x0, y0, x1, y1) => {
         g.beginPath();
         g.moveTo(x0, y0);
@@ -197,7 +220,7 @@ window.WorkbenchParts.map = ({ P, el, send, css, themed, number, focus, hover, C
       line(axes.xaxis._offset, sy(y), sx(x) - gap, sy(y));
       line(sx(x) + gap, sy(y), axes.xaxis._offset + axes.xaxis._length, sy(y));
       g.globalAlpha = 1;
-      this.box(g, sx, sy, y, x, now.stride, colour, 2);
+      this.frameAt(g, sx, sy, y - stride / 2, x - stride / 2, stride, colour, 2);
     }
 
     readout(point) {
@@ -216,14 +239,19 @@ window.WorkbenchParts.map = ({ P, el, send, css, themed, number, focus, hover, C
       const column = Math.min(this.grid.columns - 1, Math.floor(point.x / read.cell));
       let value = this.grid.values[row * this.grid.columns + column];
       if (Number.isNaN(value)) return read.none || "n/a";
+      const isFloor = read.floor !== undefined && value <= read.floor + 1e-5;
+      value *= read.factor || 1;
       if (read.power === 10) value = 10 ** value;
+      if (read.power === 2) value = Math.sign(value) * value * value;
       if (read.power === -2) value = -Math.sign(value) * value * value;
+      if (read.exponent) value **= read.exponent;
       const text = read.whole ? value.toLocaleString("en") : number(value);
-      return `${text} ${read.unit}`;
+      return `${isFloor ? "≤ " : ""}${text} ${read.unit}`;
     }
 
     dispose() {
       this.observer.disconnect();
+      clearTimeout(this.waiting);
       window.removeEventListener("pointerup", this.release, true);
       if (this.attached) P.purge(this.plot);
     }

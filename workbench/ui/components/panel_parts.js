@@ -11,9 +11,29 @@ window.WorkbenchParts.parts = ({ el, number }) => {
     return el("table", { class: "wb-table" }, el("thead", {}, head), el("tbody", {}, ...rows));
   }
 
+  /* Colour tokens of a signed scale follow the theme; `at` places stops that are not evenly spaced. */
+  function gradient({ stops, at }) {
+    const colour = (stop) => (stop[0] === "@" ? `var(--wb-${stop.slice(1)})` : stop);
+    return `linear-gradient(90deg, ${stops.map((stop, i) => (at ? `${colour(stop)} ${100 * at[i]}%` : colour(stop))).join(",")})`;
+  }
+
+  /* A bar with marks under it instead of an end on each side. */
+  function ticked(spec, bar) {
+    const marks = spec.ticks.map((tick) => {
+      const node = el("span", { class: "wb-tick", text: tick.text });
+      node.style.left = `${100 * tick.at}%`;
+      if (tick.at < 0.02) node.classList.add("wb-first");
+      if (tick.at > 0.98) node.classList.add("wb-last");
+      return node;
+    });
+    return el("div", { class: "wb-scale wb-ticked", title: spec.tip || spec.label },
+      el("div", { class: "wb-ticks" }, bar, ...marks), spec.label ? el("span", { class: "wb-muted", text: spec.label }) : null);
+  }
+
   function scale(spec) {
     const bar = el("span", { class: "wb-scalebar" });
-    bar.style.background = `linear-gradient(90deg, ${spec.stops.join(",")})`;
+    bar.style.background = gradient(spec);
+    if (spec.ticks) return ticked(spec, bar);
     return el("div", { class: "wb-scale" },
       el("span", { class: "wb-number", text: spec.low }), bar, el("span", { class: "wb-number", text: spec.high }),
       el("span", { class: "wb-muted", text: spec.label, title: spec.label }));

@@ -85,11 +85,12 @@
       this.payload = payload;
       this.node.dataset.panel = payload.id;
       this.node.dataset.resultId = payload.result_id || "";
+      this.node.classList.toggle("wb-live", !!payload.is_live); // grows while it is computed: not dimmed
       this.node.setAttribute("aria-label", payload.title);
       this.title.textContent = payload.title;
       const badges = (payload.badges || []).slice();
       if (payload.stored) badges.unshift({ text: "stored example", tone: "stored" });
-      this.badges.replaceChildren(...badges.map((b) => el("span", { class: `wb-badge wb-badge-${b.tone}`, text: b.text, title: b.text })));
+      this.badges.replaceChildren(...badges.map((b) => el("span", { class: `wb-badge wb-badge-${b.tone}`, text: b.text, title: b.tip || b.text })));
       this.sentence.textContent = this.sentence.title = payload.sentence || "";
       if (payload.empty) this.buildEmpty(payload.empty);
       else this.build();
@@ -147,7 +148,7 @@
         return this.maps.get(spec.key);
       });
       this.mapRow.replaceChildren(...views.map((v) => v.node));
-      this.mapRow.style.setProperty("--wb-columns", views.length);
+      this.mapRow.style.setProperty("--wb-columns", this.payload.columns || views.length);
       for (const spec of maps) this.maps.get(spec.key).update(spec);
     }
 
@@ -307,7 +308,7 @@
     KINDS = {
       panel: Panel, scanlab: files.lab(kit).ScanLab, datatable: files.table(kit).DataTable,
       story: files.story(kit).Story, photos: page.PhotoPicker, status: page.Status, header: page.Header,
-      sidebox: page.Sidebox,
+      sidebox: page.Sidebox, ...files.erf(kit).KINDS,
     };
   }
 

@@ -26,6 +26,7 @@ SCRIPTS = tuple(
         "scan_player.js",
         "scan_lab.js",
         "data_table.js",
+        "erf_lab.js",
         "story.js",
         "page_parts.js",
     )
@@ -102,6 +103,18 @@ class DataTable(Json):
     """
 
     kind = "datatable"
+
+
+class ErfLab(Json):
+    """Receptive fields side by side, with a difference to choose. Event `pick` as a panel's."""
+
+    kind = "erflab"
+
+
+class ErfPaths(Json):
+    """Shares of the paths per block; a click on a bar shows that block's maps, in the browser."""
+
+    kind = "erfpaths"
 
 
 class Story(Json):
