@@ -204,6 +204,13 @@ def _open(args: argparse.Namespace, weights: str | None = None) -> LocalWorkbenc
 def _analyse(args: argparse.Namespace) -> None:
     is_listed = args.weights in ("default", "random")
     wb = _open(args, None if is_listed else args.weights)
+    try:
+        _analyse_with(wb, args)
+    finally:
+        wb.leave()
+
+
+def _analyse_with(wb: LocalWorkbench, args: argparse.Namespace) -> None:
     view = wb.resolve(_view(wb, args))
     for name in ("y", "x"):
         asked, got = getattr(args, name), getattr(view, name)
@@ -270,13 +277,17 @@ def _show(results: dict[str, Any]) -> None:
         for label, value in facts(result):
             print(f"  {label.replace('_', ' '):24} {value}")
         if isinstance(result, SchemeTableResult):
-            print(f"  {'scheme':28} {'reach':>7} {'max jump':>8} {'MFLOP':>8} {'p50 ms':>8}")
-        for row in getattr(result, "rows", ()):
-            reach, jump = 100 * row.metrics["mean_reach"], row.metrics["max_jump"]
-            flops = f"{row.flops / 1e6:.1f}" if row.is_runnable else ""
-            time = f"{row.p50_ms:.3g}" if row.status == "measured" else row.status
-            print(f"  {row.scan:28} {reach:6.1f}% {jump:8} {flops:>8} {time:>8}")
+            _show_schemes(result)
     print()
+
+
+def _show_schemes(table: SchemeTableResult) -> None:
+    print(f"  {'scheme':28} {'reach':>7} {'max jump':>8} {'MFLOP':>8} {'p50 ms':>8}")
+    for row in table.rows:
+        reach, jump = 100 * row.metrics["mean_reach"], row.metrics["max_jump"]
+        flops = f"{row.flops / 1e6:.1f}" if row.is_runnable else ""
+        time = f"{row.p50_ms:.3g}" if row.status == "measured" else row.status
+        print(f"  {row.scan:28} {reach:6.1f}% {jump:8} {flops:>8} {time:>8}")
 
 
 def _view(wb: LocalWorkbench, args: argparse.Namespace) -> View:
@@ -354,14 +365,16 @@ def _erf_results(wb: LocalWorkbench, view: View, args: argparse.Namespace) -> di
             yield comparison
 
     comparison = _last(followed())
+    results: dict[str, Any] = {f"erf_{key}": r for key, r in comparison.fields.items()}
+    if not wb.is_main:
+        return results
     for problem in comparison.problems:
         print(problem, file=sys.stderr)
-    results: dict[str, Any] = {f"erf_{key}": r for key, r in comparison.fields.items()}
-    for reason in next(iter(comparison.fields.values())).skipped:
+    for reason in results["erf_a"].skipped:
         print(f"left out: {reason}", file=sys.stderr)
-    if wb.is_main and args.phases:
+    if args.phases:
         results["erf_phases"] = _last(wb.erf_lab.phases(view))
-    if wb.is_main and args.paths:
+    if args.paths:
         results["erf_paths"] = _last(wb.erf_lab.paths(view))
     return results
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import models
 from kernels import ScanSpec
-from workbench.analyses.erf.distributed import Group, join
+from workbench.analyses.erf.distributed import Group, join, leave
 from workbench.choices import ScanChoice, WeightsChoice, check_scan, scan_choice
 from workbench.erf_lab import TIMM, Entry, ErfLab
 from workbench.errors import BadInputError
@@ -38,11 +38,15 @@ class LocalWorkbench(Workbench):
         folder: Path | None = None,
     ) -> None:
         super().__init__(settings)
-        group = join()
-        self.is_main = group is None or group.rank == 0
-        self.erf_lab = LocalErfLab(self, folder, group)
+        self._group = join()
+        self.is_main = self._group is None or self._group.rank == 0
+        self.erf_lab = LocalErfLab(self, folder, self._group)
         self._own = weights
         self._schemes = schemes and tuple(dict.fromkeys(map(check_scan, schemes)))
+
+    def leave(self) -> None:
+        """Leave the other processes of a torchrun, if there are any."""
+        leave(self._group)
 
     def scans(self) -> tuple[ScanChoice, ...]:
         if self._schemes is None:

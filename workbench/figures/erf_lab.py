@@ -209,7 +209,8 @@ def _legend(fields: Sequence[ErfResult], names: Sequence[str]) -> list[Json]:
     if known:
         shares = list(dict.fromkeys(percent(r.reach_share) for _, r in known))
         if shares == ["100 %"]:
-            text = "no dashed line: every pixel can matter"
+            whose = "" if len(known) == len(fields) else f" ({', '.join(n for n, _ in known)})"
+            text = f"no dashed line: every pixel can matter{whose}"
         elif len(shares) == 1 and len(known) == len(fields):
             text = f"can matter at all: {shares[0]}"
         else:

@@ -145,7 +145,9 @@ def _bar(block: ErfBlockPaths) -> Json:
     }
 
 
-def _views(block: ErfBlockPaths, result: ErfPathsResult, limit: float, factor: int) -> list[Json]:
+def _views(
+    block: ErfBlockPaths, result: ErfPathsResult, limits: tuple[float, float], factor: int
+) -> list[Json]:
     return [
         _map(
             path,

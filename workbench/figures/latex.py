@@ -58,8 +58,8 @@ def latex_rows(fields: Sequence[ErfResult]) -> str:
     rows = [by_key[key] for key in COLUMNS]
     names = _names(fields)
     lines = []
-    for definition in dict.fromkeys(r.provenance.definition for r in fields):
-        lines.append(_comment(f"Effective receptive field: {definition}"))
+    for name, words in dict.fromkeys((r.definition, r.provenance.definition) for r in fields):
+        lines.append(_comment(f"Effective receptive field, definition {name}: {words}"))
     for name, result in zip(names, fields, strict=True):
         lines.append(_comment(f"{name}: {_how(result)}"))
     head = ["network", *(_head(row) for row in rows)]
