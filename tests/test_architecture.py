@@ -74,13 +74,16 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "plotly": ("workbench.figures", "workbench.ui.components"),
     "matplotlib": ("workbench.figures",),
     "captum": ("workbench.analyses.attribution", "workbench.analyses.faithfulness"),
-    "torch": ("kernels", "models", "workbench.analyses", "workbench.runtime", "workbench.device"),
+    "torch": (
+        *("kernels", "models", "workbench.analyses", "workbench.runtime", "workbench.device"),
+        "workbench.bench_erf",
+    ),
     "numba": ("kernels",),
     "triton": ("kernels",),
 }
 # Command-line programs print; nothing else does.
 PRINTS = ("kernels.bench", "models.bench", "models.train", "models.evaluate", "models.ablations")
-PRINTS += ("workbench.cli",)
+PRINTS += ("workbench.cli", "workbench.bench_erf")
 
 
 def _module_name(path: Path) -> str:

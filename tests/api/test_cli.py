@@ -52,7 +52,9 @@ def test_each_analysis_writes_its_files(
         assert record["$type"] == kind
         assert record["provenance"]["model"] == "efficientvmamba_test"
         with np.load(tmp_path / f"{name}.npz", allow_pickle=False) as arrays:
-            assert all(np.isfinite(arrays[key]).all() for key in arrays)
+            # One image has no halves to compare, so that curve begins with "not known".
+            known = {key: arrays[key] for key in arrays if key != "convergence_split"}
+            assert all(np.isfinite(values).all() for values in known.values())
         assert str(tmp_path / f"{name}.json") in said
     with Image.open(tmp_path / picture) as png:
         assert min(png.size) > 300

@@ -138,14 +138,14 @@ def test_erf(client) -> None:
     assert answer["is_final"] is True
 
 
-def test_erf_of_a_path_by_another_definition_with_everything(client) -> None:
+def test_erf_of_a_block_by_another_definition_with_everything(client) -> None:
     answer = client.predict(
         **TEST_MODEL,
         stage=1,
         y=9,
         x=4,
         images=3,
-        unit="block1.scan",
+        unit="block1",
         definition="replknet",
         gates="frozen",
         phases=True,
@@ -153,12 +153,13 @@ def test_erf_of_a_path_by_another_definition_with_everything(client) -> None:
         formats="npy,npz,json,png,svg,tex,csv",
         api_name="/erf",
     )
-    assert (answer["unit"], answer["gates"]) == ("stage1.block1.scan", "frozen")
+    assert (answer["unit"], answer["gates"]) == ("stage1.block1", "frozen")
     assert answer["definition"] == "replknet" and answer["n_bootstrap"] > 0
     assert np.array(answer["reach"]).shape == (128, 128)
     cell = {(p["field"]["y"], p["field"]["x"]) for p in answer["phases"]["phases"]}
     assert cell == {(8, 4), (8, 5), (9, 4), (9, 5)}
-    assert all(block["error"] < 1e-5 for block in answer["paths"]["blocks"])
+    (block,) = answer["paths"]["blocks"]
+    assert block["paths"] == ["residual", "scan", "conv"] and block["error"] < 1e-5
     files = {name: base64.b64decode(data) for name, data in answer["files"].items()}
     mass = np.load(io.BytesIO(files["erf_a.npy"]))
     np.testing.assert_allclose(mass, answer["mass"], rtol=1e-4, atol=1e-9)
