@@ -73,7 +73,7 @@ def write_bundle(wb: Workbench, view: View, folder: Path) -> Path:
         path,
         results,
         extra={"link": permalink.write(view)},
-        pictures=render(results, rgb),
+        pictures=render(results, rgb, scale=view.erf_scale),
         tables=tables(results),
     )
     return path

@@ -396,7 +396,8 @@ def _write(
     args: argparse.Namespace, results: dict[str, Any], title: str, rgb: Any
 ) -> Iterator[Path]:
     """Files of the results; `rgb` is the network input, None where there is none."""
-    files = result_files(results, args.format, name=args.command, title=title, rgb=rgb)
+    scale = getattr(args, "scale", View().erf_scale)
+    files = result_files(results, args.format, name=args.command, title=title, rgb=rgb, scale=scale)
     return _save(args.out, files)
 
 

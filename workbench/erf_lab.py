@@ -358,7 +358,8 @@ class ErfLab:
             return self._ours(view, "b")
         if rival == "weights":
             choices.check_runnable(view.scan_b)
-            return self.entry_of(view, models.with_scan(wb.weighted(view, "a"), view.scan_b))
+            model = models.with_scan(wb.weighted(view, "a"), view.scan_b)
+            return self.entry_of(view, model, f", weights of {scan_short(view.scan_a)}")
         if rival == "random":
             return self._ours(replace(view, weights="random"), "a")
         if rival.startswith(TIMM):
@@ -370,8 +371,9 @@ class ErfLab:
     def _ours(self, view: View, which: str) -> Entry:
         return self.entry_of(view, self._wb.twin(view, which))
 
-    def entry_of(self, view: View, model: EfficientVMamba) -> Entry:
-        """One of our models with what it runs on; `view` says its name and the photo."""
+    def entry_of(self, view: View, model: EfficientVMamba, words: str = "") -> Entry:
+        """One of our models with what it runs on; `view` says its name and the photo, `words` what
+        the legend adds."""
         info, spec = model.weights_info, str(model.scan_spec)
         made = replace(
             self._wb.provenance(view, "a"),
@@ -382,7 +384,7 @@ class ErfLab:
             scan=spec,
             seed=SEED,
         )
-        label = f"{short_name(view.model)}, {scan_short(spec)}"
+        label = f"{short_name(view.model)}, {scan_short(spec)}{words}"
         return Entry(ScanNetwork(model, f"{label}, random" if info.is_random else label), made)
 
     def _timm(self, view: View, name: str) -> Entry:

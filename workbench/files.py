@@ -58,16 +58,17 @@ def result_files(
     name: str,
     title: str,
     rgb: np.ndarray | None,
+    scale: str = "log",
 ) -> dict[str, bytes]:
     """Files by name; those that hold every result are called `name`.
 
     `results` by the names that `figures.paper` knows; `rgb` is the network input `[H, W, 3]`, None
-    where there is none.
+    where there is none; `scale` of receptive fields: log, linear or power.
     """
     from workbench.figures.paper import render  # matplotlib takes a second to load
 
     files: dict[str, bytes] = {}
-    pictures = render(results, rgb) if {"png", "html", "zip"} & set(formats) else {}
+    pictures = render(results, rgb, scale=scale) if {"png", "html", "zip"} & set(formats) else {}
     listed = tables(results)
     special = listed | _map_files(results)
     if "json" in formats:
@@ -83,7 +84,7 @@ def result_files(
     if "png" in formats:
         files |= pictures
     if "svg" in formats:
-        files |= render(results, rgb, "svg")
+        files |= render(results, rgb, "svg", scale)
     if "html" in formats:
         files[f"{name}.html"] = html_report(title, results, pictures).encode()
     if "zip" in formats:

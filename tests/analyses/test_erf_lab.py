@@ -137,3 +137,15 @@ def test_phases_and_paths_of_the_view(wb):
     assert result_of(wb.erf_lab.phases(replace(VIEW, stage=3, y=1, x=1))).phases == ()
     paths = result_of(wb.erf_lab.paths(replace(VIEW, erf_gates="frozen")))
     assert paths.n_images == 3 and all(block.error < 1e-5 for block in paths.blocks)
+
+
+def test_a_trained_twin_runs_with_its_own_weights_and_with_those_of_the_first(fresh, shipped):
+    view = replace(VIEW, weights="default", erf_images=1, erf_rivals=("scan", "weights"))
+    fields = compare(fresh, view).fields.values()
+    assert len({field.network for field in fields}) == 3
+    a, b, c = (field.provenance for field in fields)
+    assert (a.scan, a.trained_scan) == ("es2d:step=2", "es2d:step=2")
+    assert (b.scan, b.trained_scan) == ("ss2d", "ss2d")
+    assert (c.scan, c.trained_scan) == ("ss2d", "es2d:step=2")
+    labels = {choice.name: choice.label for choice in fresh.erf_lab.rivals(fresh.resolve(view))}
+    assert labels["scan"].endswith("own weights") and labels["weights"].endswith("of ES2D")

@@ -13,12 +13,8 @@ import pytest
 from tests.figures.conftest import erf_result, paths_result, phases_result, provenance
 from tests.figures.test_panels import array
 from tests.figures.test_scan_lab import in_node
-from workbench.figures.erf_lab import (
-    erf_curves_panel,
-    erf_lab_panel,
-    erf_phases_panel,
-    uniform_radial,
-)
+from workbench.figures.erf_curves import erf_curves_panel, uniform_radial
+from workbench.figures.erf_lab import erf_lab_panel
 from workbench.figures.erf_maps import (
     DECADES,
     contour_cell,
@@ -31,6 +27,7 @@ from workbench.figures.erf_maps import (
 )
 from workbench.figures.erf_numbers import erf_numbers_panel, uniform_metrics, with_band
 from workbench.figures.erf_paths import LEVELS, default_block, erf_paths_panel, signed_limits
+from workbench.figures.erf_phases import erf_phases_panel
 from workbench.figures.theme import block_sum
 from workbench.results import ErfResult
 from workbench.ui.components.plotly_panel import MAX_PANEL_BYTES, dump
@@ -374,6 +371,7 @@ def test_path_bars_add_up_to_one_and_maps_to_the_gradient() -> None:
     for bar in panel["blocks"]:
         assert sum(s["share"] for s in bar["segments"]) == pytest.approx(1)
         assert bar["sum"] == "sum +1.00"
+        assert bar["sentence"].startswith(f"Through block {bar['text']}: ")
     factor = panel["total"]["read"]["factor"]
     end, largest = signed_limits(result)
     top = drawn(panel["total"])["zmax"]

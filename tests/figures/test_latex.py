@@ -39,7 +39,7 @@ def test_a_row_per_network_with_what_was_measured_above() -> None:
     assert found[0][1] == f"{100 * fields[0].metrics['area20']:.2f}", "no band, no brackets"
     assert found[0][COLUMNS.index("square99") + 1] == "--", "not reached"
     comments = [line for line in text.splitlines() if line.startswith("%")]
-    assert comments[0] == "% Effective receptive field: by hand"
+    assert comments[0] == "% Effective receptive field, definition mass: by hand"
     for words in ("8 images, 64 x 64 px", "no seed", "weights random, seed 0", "scan es2d:step=2"):
         assert words in comments[1]
     assert r"\toprule" in text and r"\midrule" in text

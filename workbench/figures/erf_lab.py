@@ -1,11 +1,10 @@
-"""The ERF tab: fields side by side with their differences, curves, and the phases of ES2D.
+"""The ERF tab's fields side by side on one scale, with their differences to the first.
 
-The table stands in erf_numbers.py, the paths through the blocks in erf_paths.py.
+Its other panels stand in erf_curves.py, erf_numbers.py, erf_phases.py and erf_paths.py.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -34,20 +33,16 @@ from workbench.figures.theme import (
     Json,
     block_sum,
     colorscale,
-    curve_layout,
     heatmap,
     map_layout,
     percent,
     significant,
 )
-from workbench.results import ErfPhase, ErfPhasesResult, ErfResult
+from workbench.results import ErfResult
 
 REACH_COLOUR = "#8be9fd"  # light enough on cividis, and none of its own colours
-PHASE_CELLS = 96  # cells a side of a phase's small map
-MAX_CURVE_POINTS = 200
 GATES = {"live": "gates live", "frozen": "gates frozen", "none": "no gates"}
 PARTS = ("objective", "rectification", "averaging", "transform", "metric")
-DASHES = {"a": "solid", "b": "solid", "c": "solid", "d": "dash"}  # the fourth not by colour alone
 
 
 def erf_lab_panel(fields: Sequence[ErfResult], *, scale: str, keys: Sequence[str]) -> Json:
@@ -55,7 +50,7 @@ def erf_lab_panel(fields: Sequence[ErfResult], *, scale: str, keys: Sequence[str
 
     `keys` are the slots, whose colours the fields have: "a" to "d"; all fields have one input size.
     """
-    _check(fields, keys)
+    check_fields(fields, keys)
     first = fields[0]
     height, width = first.mass.shape
     names = field_names(fields)
@@ -83,7 +78,8 @@ def erf_lab_panel(fields: Sequence[ErfResult], *, scale: str, keys: Sequence[str
     }
 
 
-def _check(fields: Sequence[ErfResult], keys: Sequence[str]) -> None:
+def check_fields(fields: Sequence[ErfResult], keys: Sequence[str]) -> None:
+    """Raises ValueError unless the fields can stand side by side."""
     if not 1 <= len(fields) <= len(TONES) or len(fields) != len(keys):
         raise ValueError(
             f"{len(fields)} fields and {len(keys)} keys given; give 1 to {len(TONES)} of each."
@@ -254,259 +250,3 @@ def _notes(fields: Sequence[ErfResult], names: Sequence[str]) -> list[str]:
         (text if len(of) == len(fields) else f"{', '.join(of)}: {text}").rstrip(".") + "."
         for text, of in notes.items()
     ]
-
-
-def uniform_radial(result: ErfResult) -> np.ndarray:
-    """Share of a uniform map within each of the result's radii around its centre."""
-    height, width = result.mass.shape
-    rows, columns = np.mgrid[:height, :width] + 0.5
-    distance = np.hypot(rows - result.centre[0], columns - result.centre[1])
-    within = np.searchsorted(np.sort(distance, axis=None), result.radius_px, side="right")
-    shares: np.ndarray = within / distance.size
-    return shares
-
-
-def erf_curves_panel(fields: Sequence[ErfResult], keys: Sequence[str]) -> Json:
-    """Mass within a radius, with the bootstrap band, and how the numbers settled."""
-    _check(fields, keys)
-    first = fields[0]
-    names = field_names(fields)
-    legend = [
-        {"colour": f"@{key}", "text": name} for key, name in zip(keys, names, strict=True)
-    ] + [{"colour": "@muted", "text": "uniform map"}]
-    data = _radial(fields, names, keys) + _convergence(fields, names, keys)
-    n_bootstrap = max(r.n_bootstrap for r in fields)
-    band = f"band: 5 to 95 % of {n_bootstrap:,} resamples"
-    return {
-        "id": "lab_erf_curves",
-        "title": "Distance and convergence",
-        "stage": first.stage,
-        "input": list(first.mass.shape),
-        "badges": [
-            {"text": band if n_bootstrap else "no band: one image", "tone": "muted"},
-        ],
-        "plot": {
-            "key": "erf-curves",
-            "figure": {"data": data, "layout": _curves_layout(fields)},
-            "alt": "Mass within a radius, areas and split-half distance by number of images",
-            "heading": "mass within, %",
-            "legend": legend,
-        },
-        "sentence": _curves_sentence(fields, names),
-        "notes": [],
-        "is_live": not all(r.is_final for r in fields),
-    }
-
-
-def _line(x: np.ndarray, y: np.ndarray, axes: str, **extra: object) -> Json:
-    keep = np.isfinite(y)
-    line: Json = {
-        "type": "scatter",
-        "mode": "lines",
-        "x": np.round(np.asarray(x, float)[keep], 2).tolist(),
-        "y": np.round(np.asarray(y, float)[keep], 4).tolist(),
-        "xaxis": f"x{axes}",
-        "yaxis": f"y{axes}",
-    }
-    return line | extra
-
-
-def _thinned(n: int) -> np.ndarray:
-    """At most MAX_CURVE_POINTS of `n` indices, evenly, ends included."""
-    return np.unique(np.linspace(0, n - 1, min(n, MAX_CURVE_POINTS)).round().astype(int))
-
-
-def _radial(fields: Sequence[ErfResult], names: Sequence[str], keys: Sequence[str]) -> list[Json]:
-    first = fields[0]
-    keep = _thinned(len(first.radius_px))
-    grey: Json = {"line": {"color": "@muted", "width": 1, "dash": "dot"}, "name": "uniform map"}
-    uniform = 100 * uniform_radial(first)[keep]
-    data = [_line(first.radius_px[keep], uniform, "", hovertemplate="%{y:.1f} %", **grey)]
-    for key, name, result in zip(keys, names, fields, strict=True):
-        keep = _thinned(len(result.radius_px))
-        radius = result.radius_px[keep]
-        if result.radial_low.size:
-            bare: Json = {"line": {"width": 0}, "hoverinfo": "skip"}
-            fill: Json = {"fill": "tonexty", "fillcolor": f"@{key}20"}
-            data.append(_line(radius, 100 * result.radial_low[keep], "", **bare))
-            high = _line(radius, 100 * result.radial_high[keep], "", **bare, **fill)
-            data.append(high | {"name": f"band {name}"})
-        line: Json = {"line": {"color": f"@{key}", "width": 2, "dash": DASHES[key]}, "name": name}
-        mass = 100 * result.radial_mass[keep]
-        data.append(_line(radius, mass, "", hovertemplate="%{y:.1f} %", **line))
-    return data
-
-
-def _convergence(
-    fields: Sequence[ErfResult], names: Sequence[str], keys: Sequence[str]
-) -> list[Json]:
-    data = []
-    for key, name, result in zip(keys, names, fields, strict=True):
-        n = result.convergence_n
-        style: Json = {"mode": "lines+markers", "marker": {"size": 3.5, "color": f"@{key}"}}
-        for values, dash, what in (
-            (result.convergence_area50, DASHES[key], "50 %"),
-            (result.convergence_area90, "dot", "90 %"),
-        ):
-            line: Json = {"line": {"color": f"@{key}", "width": 1.6, "dash": dash}}
-            words: Json = {"name": f"{name}, {what}", "hovertemplate": "%{y:.3g} %"}
-            data.append(_line(n, 100 * values, "2", **style, **line, **words))
-        line = {"line": {"color": f"@{key}", "width": 1.6, "dash": DASHES[key]}, "name": name}
-        split = 100 * result.convergence_split
-        data.append(_line(n, split, "3", **style, **line, hovertemplate="%{y:.3g} %"))
-    return data
-
-
-def _curves_layout(fields: Sequence[ErfResult]) -> Json:
-    layout = curve_layout("distance from the token, px", "")
-    axis = {k: v for k, v in layout["xaxis"].items() if k != "title"}
-    layout["margin"] = {"l": 30, "r": 6, "t": 20, "b": 32}
-    far = max(float(r.radius_px[-1]) for r in fields)
-    layout["xaxis"] |= {"domain": [0, 0.56], "range": [0, far], "hoverformat": ".0f"}
-    layout["yaxis"] |= {"range": [0, 102], "tickvals": [0, 20, 50, 90, 100], "title": {"text": ""}}
-    most = max(2, *(int(r.convergence_n[-1]) if r.convergence_n.size else 2 for r in fields))
-    every = 1 if most <= 64 else 2 if most <= 1024 else 3
-    powers = [2**i for i in range(0, 14, every) if 2**i <= most]
-    title = layout["xaxis"]["title"]
-    x: Json = axis | {
-        "type": "log",
-        "domain": [0.66, 1],
-        "range": [-0.04, math.log10(most) + 0.04],
-        "tickvals": powers,
-        "hoverformat": ",d",
-    }
-    area: Json = {"domain": [0.58, 1], "anchor": "x2", "rangemode": "tozero", "nticks": 4}
-    split: Json = {"domain": [0, 0.4], "anchor": "x3", "rangemode": "tozero", "nticks": 4}
-    layout |= {
-        "xaxis2": x | {"anchor": "y2", "showticklabels": False},
-        "xaxis3": x | {"anchor": "y3", "title": title | {"text": "images, log"}},
-        "yaxis2": axis | area,
-        "yaxis3": axis | split,
-        "annotations": [
-            _heading(0.66, 1.0, "area, %: 50 solid, 90 dotted"),
-            _heading(0.66, 0.4, "distance between halves, %"),
-        ],
-    }
-    return layout
-
-
-def _heading(x: float, y: float, text: str) -> Json:
-    place: Json = {"xref": "paper", "yref": "paper", "xanchor": "left", "yanchor": "bottom"}
-    look: Json = {"showarrow": False, "font": {"size": 10.5, "color": "@muted"}}
-    return {"x": x, "y": y, "text": text} | place | look
-
-
-def _curves_sentence(fields: Sequence[ErfResult], names: Sequence[str]) -> str:
-    uniform = uniform_radial(fields[0])
-    reached = np.flatnonzero(uniform >= 0.5)
-    half = f"{fields[0].radius_px[reached[0]]:.0f} px" if len(reached) else "farther"
-    text = f"A uniform map has half of its mass within {half}. "
-    moved = []
-    for name, result in zip(names, fields, strict=True):
-        n = result.convergence_n
-        if len(n) < 2 or not np.isfinite(result.convergence_area50[-2:]).all():
-            continue
-        before, now = (float(v) for v in result.convergence_area50[-2:])
-        moved.append((n[-2], n[-1], name, abs(now - before) / before if before else math.inf))
-    if not moved:
-        return text + "One image says nothing about how settled the map is."
-    n, m, *_ = moved[0]
-    if len(moved) > 2:
-        moved = [max(moved, key=lambda item: item[3])]
-    changes = ", ".join(
-        f"{significant(100 * change, 2)} % ({in_text(name)})" for *_, name, change in moved
-    )
-    most = "at most " if len(fields) > 2 else ""
-    return f"{text}From {n:,} to {m:,} images the 50 % area moved by {most}{changes}."
-
-
-def erf_phases_panel(result: ErfPhasesResult, scale: str) -> Json:
-    """The fields of one step x step cell as a grid in the cell's own order, on one scale."""
-    panel: Json = {
-        "id": "lab_erf_phases",
-        "title": "The phases of one cell",
-        "stage": result.stage,
-        "input": list(result.provenance.input_size),
-    }
-    if not result.phases:
-        return panel | {
-            "badges": [{"text": f"stage {result.stage}", "tone": "muted"}],
-            "empty": {"title": "No phases here", "text": result.note},
-            "sentence": "Pick a token of stage 1 or 2 of a network that scans with ES2D to see "
-            "its neighbours' fields.",
-        }
-    fields = [phase.field for phase in result.phases]
-    shown = scale_of(fields, scale, PHASE_CELLS)
-    bar = scale_json(shown, "")
-    return panel | {
-        "badges": [
-            {
-                "text": f"{fields[0].unit_label} · {result.step} × {result.step} tokens · "
-                f"{images_text(fields[0])}",
-                "tone": "muted",
-            }
-        ],
-        "columns": result.step,
-        "maps": [_phase_map(phase, shown, result.step) for phase in result.phases],
-        "scale": bar,
-        "table": {
-            "columns": [{"text": t} for t in ("token", "group", "50 % on", "90 % on")],
-            "rows": [
-                [
-                    f"({phase.field.y}, {phase.field.x})",
-                    _group(phase),
-                    *(percent(phase.field.metrics[key]) for key in ("area50", "area90")),
-                ]
-                for phase in result.phases
-            ],
-        },
-        "sentence": _phases_sentence(result),
-        "notes": [result.note] if result.note else [],
-        "is_live": not result.is_final,
-    }
-
-
-def _group(phase: ErfPhase) -> str:
-    """ "1, rows": groups count from 1, as on the scan tab."""
-    number = str(phase.group + 1) if phase.group >= 0 else "several"
-    direction = {"row-major": "rows", "column-major": "cols"}.get(phase.direction, "")
-    return f"{number}, {direction}" if direction else number
-
-
-def phase_name(phase: ErfPhase) -> str:
-    """ "token (14, 15), group 2, column-major"."""
-    group = f"group {phase.group + 1}" if phase.group >= 0 else "several groups"
-    parts = [f"token ({phase.field.y}, {phase.field.x})", group, phase.direction]
-    return ", ".join(part for part in parts if part)
-
-
-def _phase_map(phase: ErfPhase, scale: Scale, step: int) -> Json:
-    result = phase.field
-    height, width = result.mass.shape
-    data = [scale.trace(result, colorscale=colorscale(CIVIDIS)), *contour_traces(result)]
-    spec: Json = {
-        "key": f"phase-{phase.row}-{phase.column}",
-        "figure": {"data": data, "layout": map_layout(height, width)},
-        "read": scale.read(),
-        "cell": result.stride,
-        "token": {"centre": list(result.centre), "stride": result.stride, "is_small": True},
-        "alt": phase_name(phase),
-    }
-    if step <= 2:
-        spec["left"] = {"text": f"({result.y}, {result.x})"}
-        spec["right"] = {"text": f"group {phase.group + 1}" if phase.group >= 0 else ""}
-    return spec
-
-
-def _phases_sentence(result: ErfPhasesResult) -> str:
-    areas = [phase.field.metrics["area50"] for phase in result.phases]
-    low, high = min(areas), max(areas)
-    part = {4: "a quarter", 9: "a ninth", 16: "a sixteenth"}.get(len(result.phases), "a part")
-    text = (
-        f"Half of the mass lies on {percent(low)} to {percent(high)} of the image, by phase: one "
-        f"token alone shows {part} of what the stage does."
-    )
-    if not result.is_final:
-        first = result.phases[0].field
-        return f"So far, {images_text(first)}: " + text[0].lower() + text[1:]
-    return text

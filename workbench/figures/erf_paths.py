@@ -80,7 +80,9 @@ def erf_paths_panel(result: ErfPathsResult, block: int | None = None) -> Json:
         "chosen": chosen,
         "under": "bars: share of the paths' |gradient|; under the maps: that share · signed share",
         "legend": [{"colour": PATHS[p][1], "text": PATHS[p][0]} for p in listed],
-        "blocks": [_bar(b) for b in result.blocks],
+        "blocks": [
+            _bar(b) | {"sentence": _sentence(result, i, worst)} for i, b in enumerate(result.blocks)
+        ],
         "views": [_views(b, result, (end, largest), factor) for b in result.blocks],
         "total": _map("total", result.total, "all paths", "", result, (end, largest), factor),
         "scale": {

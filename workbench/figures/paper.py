@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 
 from workbench.figures.attribution import PATHS, per_area
 from workbench.figures.erf_maps import TONES
-from workbench.figures.paper_erf import erf_figure, paths_figure, phases_figure
+from workbench.figures.paper_erf import erf_figure, phases_figure
 from workbench.figures.paper_parts import above_the_footer, focus, footer, map_axes, png, svg
+from workbench.figures.paper_paths import paths_figure
 from workbench.figures.profile import stage_times
 from workbench.figures.theme import GROUP_COLOURS, LIGHT, percent, significant
 from workbench.labels import scan_label

@@ -1,8 +1,7 @@
-"""Receptive fields as figures for a paper: maps, differences, curves; phases; paths by block."""
+"""Receptive fields as figures for a paper: maps, curves and differences; phases of a cell."""
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import FuncFormatter
 
-from workbench.figures.erf_lab import REACH_COLOUR, difference_stops, phase_name, uniform_radial
+from workbench.figures.erf_curves import uniform_radial
+from workbench.figures.erf_lab import REACH_COLOUR, difference_stops
 from workbench.figures.erf_maps import (
     DECADES,
     EXPONENT,
@@ -28,55 +28,35 @@ from workbench.figures.erf_maps import (
     tiny,
 )
 from workbench.figures.erf_numbers import with_band
-from workbench.figures.erf_paths import BEYOND, PATHS, default_block, signed_limits
-from workbench.figures.paper_parts import FOCUS, map_axes
+from workbench.figures.erf_phases import phase_name
+from workbench.figures.paper_parts import (
+    AXIS,
+    BAR,
+    CAPTION,
+    FOCUS,
+    GAP,
+    LEFT,
+    MAP_INCHES,
+    SMALL,
+    TITLE,
+    UNDER,
+    Sheet,
+    caption,
+    map_axes,
+    signed_norm,
+)
 from workbench.figures.theme import (
     CIVIDIS,
     LIGHT,
-    SIGNED,
     block_sum,
     percent,
     resolve,
     significant,
 )
-from workbench.results import ErfPathsResult, ErfPhasesResult, ErfResult
+from workbench.results import ErfPhasesResult, ErfResult
 
-SMALL = 6.5  # pt
-# Inches: the longer side of a map, around it its title, caption and colour bar, numbers of an axis.
-MAP_INCHES = 2.05
-PATH_INCHES, BARS = 1.5, 2.3
-LEFT, GAP, AXIS = 0.1, 0.2, 0.5
-TITLE, CAPTION, BAR, UNDER = 0.26, 0.42, 0.08, 0.86
 CIVIDIS_MAP = LinearSegmentedColormap.from_list("cividis10", CIVIDIS)
 DASHES = {"a": "-", "b": "-", "c": "-", "d": (0, (5, 2))}
-
-
-class Sheet:
-    """A figure whose axes are placed in inches from its top left corner."""
-
-    def __init__(self, width: float, height: float, text: str) -> None:
-        """`text` is the line of provenance, wrapped at the bottom, below `height`."""
-        lines = textwrap.wrap(text, max(40, int(27 * width)))
-        self.width, self.height = width, height + 0.1 + 0.09 * len(lines)
-        self.figure = Figure(figsize=(self.width, self.height))
-        self.figure.text(
-            LEFT / self.width,
-            0.05 / self.height,
-            "\n".join(lines),
-            fontsize=5,
-            color=LIGHT["@muted"],
-            va="bottom",
-        )
-
-    def axes(self, left: float, top: float, width: float, height: float) -> Axes:
-        bottom = self.height - top - height
-        place = (left, bottom, width, height)
-        w, h = self.width, self.height
-        axes = self.figure.add_axes((place[0] / w, place[1] / h, place[2] / w, place[3] / h))
-        for spine in axes.spines.values():
-            spine.set_linewidth(0.5)
-        axes.tick_params(labelsize=SMALL, width=0.5, length=2, pad=1.5)
-        return axes
 
 
 def erf_figure(fields: Sequence[ErfResult], keys: Sequence[str], scale: str = "log") -> Figure:
@@ -100,7 +80,7 @@ def erf_figure(fields: Sequence[ErfResult], keys: Sequence[str], scale: str = "l
         axes = sheet.axes(left + i * (w + GAP), TITLE, w, h)
         image = _field(axes, result, shown)
         map_axes(axes, f"({next(letters)}) {name}", *shape, f"@{key}")
-        _caption(axes, _under(result))
+        caption(axes, _under(result))
     bar = sheet.axes(left, TITLE + h + CAPTION, min(n, 2) * (w + GAP) - GAP, BAR)
     _mass_bar(sheet.figure, image, bar, shown)
     top = TITLE + (TITLE + h + UNDER if is_tall else 0)
@@ -127,10 +107,6 @@ def _map_size(result: ErfResult) -> tuple[float, float]:
 
 def _title(axes: Axes, text: str) -> None:
     axes.set_title(text, fontsize=8, loc="left", color=LIGHT["@ink"])
-
-
-def _caption(axes: Axes, text: str) -> None:
-    axes.set_xlabel(text, fontsize=SMALL, color=LIGHT["@muted"], labelpad=3, linespacing=1.3)
 
 
 def _provenance(fields: Sequence[ErfResult], names: Sequence[str]) -> str:
@@ -288,12 +264,12 @@ def _difference(
     image = axes.imshow(
         delta,
         cmap=LinearSegmentedColormap.from_list("difference", stops),
-        norm=FuncNorm((_root, _square), vmin=-limit, vmax=limit),
+        norm=signed_norm(limit),
         extent=_extent(fields[0]),
         interpolation="nearest",
     )
     _token(axes, fields[0])
-    _caption(axes, f"{percent(float(np.abs(delta).sum() / 2))} of the mass lies elsewhere")
+    caption(axes, f"{percent(float(np.abs(delta).sum() / 2))} of the mass lies elsewhere")
     bar = axes.figure.colorbar(image, cax=bar_axes, orientation="horizontal")
     bar.set_ticks([-limit, -limit / 9, 0, limit / 9, limit])  # ninths lie at thirds of the root
     bar.ax.set_xticklabels([tiny(limit), tiny(limit / 9), "0", tiny(limit / 9), tiny(limit)])
@@ -306,16 +282,6 @@ def _difference(
             at, -3.3, f"more: {name}", color=LIGHT[f"@{key}"], fontsize=SMALL, va="top",
             ha="right" if at else "left", transform=bar_axes.transAxes,
         )  # fmt: skip
-
-
-def _root(values: np.ndarray) -> np.ndarray:
-    rooted: np.ndarray = np.sign(values) * np.sqrt(np.abs(values))
-    return rooted
-
-
-def _square(values: np.ndarray) -> np.ndarray:
-    squared: np.ndarray = np.sign(values) * np.square(values)
-    return squared
 
 
 def phases_figure(result: ErfPhasesResult, scale: str = "log") -> Figure:
@@ -333,106 +299,7 @@ def phases_figure(result: ErfPhasesResult, scale: str = "log") -> Figure:
         image = _field(axes, phase.field, shown)
         map_axes(axes, phase_name(phase), *phase.field.mass.shape)
         axes.title.set_fontsize(SMALL)
-        _caption(axes, _under(phase.field))
+        caption(axes, _under(phase.field))
     bar = sheet.axes(LEFT, result.step * row, 2 * (w + GAP) - GAP, BAR)
     _mass_bar(sheet.figure, image, bar, shown)
     return sheet.figure
-
-
-def paths_figure(result: ErfPathsResult, block: int | None = None) -> Figure:
-    """Shares of the paths in every block; signed maps of one block, the deepest with a scan."""
-    chosen = default_block(result) if block is None else block
-    shown = result.blocks[chosen]
-    height, width = result.provenance.input_size
-    longest = max(height, width)
-    w, h = PATH_INCHES * width / longest, PATH_INCHES * height / longest
-    tall = max(h, 0.16 * len(result.blocks))
-    start = AXIS + BARS + 2 * GAP
-    maps = [*zip(shown.paths, shown.maps, strict=True), ("", result.total)]
-    worst = max(b.error for b in result.blocks)
-    p = result.provenance
-    text = (
-        f"{p.model}, {p.weights} · {result.unit_label}, token ({result.y}, {result.x}) · gates "
-        f"{result.gates} · {result.n_images} images of {height} × {width} px · the paths add up to "
-        f"the gradient within {worst:.0e} (relative L2, worst block and image) · {p.device}"
-    )
-    below = TITLE + max(tall + CAPTION, h + UNDER)
-    sheet = Sheet(start + len(maps) * (w + GAP), below, text)
-    _path_bars(sheet.axes(AXIS, TITLE, BARS, tall), result, chosen)
-    limit, largest = signed_limits(result)
-    centre = ((result.x + 0.5) * result.stride, (result.y + 0.5) * result.stride)
-    for i, (path, values) in enumerate(maps):
-        axes = sheet.axes(start + i * (w + GAP), TITLE, w, h)
-        image = axes.imshow(
-            values,
-            cmap=LinearSegmentedColormap.from_list("signed", resolve(SIGNED)),
-            norm=FuncNorm((_root, _square), vmin=-limit, vmax=limit),
-            extent=(0, width, height, 0),
-            interpolation="nearest",
-        )
-        map_axes(axes, PATHS[path][0] if path else "all paths", height, width)
-        axes.plot(*centre, "+", color=LIGHT["@ink"], markersize=5, markeredgewidth=0.8)
-        if path:
-            at = shown.paths.index(path)
-            share = f"{percent(shown.shares[at])} of |gradient|"
-            _caption(axes, f"{share}\nsigned share {_signed_share(shown.signed[at])}")
-        else:
-            total = _signed_share(sum(shown.signed))
-            _caption(axes, f"block {shown.stage}.{shown.block}\nsum {total}")
-    bar_axes = sheet.axes(start, TITLE + h + CAPTION, min(3, len(maps)) * (w + GAP) - GAP, BAR)
-    bar = sheet.figure.colorbar(
-        image,
-        cax=bar_axes,
-        orientation="horizontal",
-        extend="neither" if limit == largest else "both",
-    )
-    bar.set_ticks([-limit, -limit / 9, 0, limit / 9, limit])
-    bar.ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _signed(value)))
-    label = f"signed share of the whole per {result.cell} × {result.cell} px, drawn as its root"
-    if limit < largest:
-        label += f"; {BEYOND:.1%} of the cells lie beyond, up to {tiny(largest)}"
-    bar.set_label(label, fontsize=SMALL, labelpad=1.5)
-    bar.outline.set_linewidth(0.5)
-    return sheet.figure
-
-
-def _path_bars(axes: Axes, result: ErfPathsResult, chosen: int) -> None:
-    """Every block's shares side by side from 0 to 100 %."""
-    names = [f"{b.stage}.{b.block}" for b in result.blocks]
-    for path, (label, colour) in PATHS.items():
-        if not any(path in b.paths for b in result.blocks):
-            continue
-        values = [
-            100 * b.shares[b.paths.index(path)] if path in b.paths else 0.0 for b in result.blocks
-        ]
-        before = [100 * _share_before(b.paths, b.shares, path) for b in result.blocks]
-        axes.barh(names, values, left=before, color=LIGHT[colour], height=0.72, label=label)
-    axes.get_yticklabels()[chosen].set_fontweight("bold")
-    axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlim(0, 100)
-    axes.set_xlabel("share of the paths' |gradient|, %", fontsize=SMALL, labelpad=2)
-    axes.set_ylabel("stage.block", fontsize=SMALL, labelpad=2)
-    for edge in ("top", "right"):
-        axes.spines[edge].set_visible(False)
-    axes.legend(
-        fontsize=6, loc="lower left", bbox_to_anchor=(-0.01, 1), ncols=4, frameon=False,
-        handlelength=0.8, columnspacing=0.8, handletextpad=0.4, borderaxespad=0.1, borderpad=0.2,
-    )  # fmt: skip
-
-
-def _signed_share(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "−")
-
-
-def _signed(value: float) -> str:
-    return ("−" if value < 0 else "") + tiny(abs(value))
-
-
-def _share_before(paths: Sequence[str], shares: Sequence[float], path: str) -> float:
-    """Sum of the shares that are drawn left of this path's."""
-    order = list(PATHS)
-    return sum(
-        share
-        for other, share in zip(paths, shares, strict=True)
-        if order.index(other) < order.index(path)
-    )

@@ -1,11 +1,14 @@
-"""What every picture file shares: how it is written, the line of provenance, map axes."""
+"""What picture files share: how they are written, provenance, axes in inches, signed colours."""
 
 from __future__ import annotations
 
 import io
+import textwrap
 
+import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.colors import FuncNorm
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
@@ -15,6 +18,11 @@ from workbench.results import Provenance
 
 DPI = 300
 FOCUS = "#ff2d78"
+SMALL = 6.5  # pt
+# Inches: the longer side of a map, around it its title, caption and colour bar, numbers of an axis.
+MAP_INCHES = 2.05
+LEFT, GAP, AXIS = 0.1, 0.2, 0.5
+TITLE, CAPTION, BAR, UNDER = 0.26, 0.42, 0.08, 0.86
 
 
 def png(figure: Figure) -> bytes:
@@ -57,3 +65,50 @@ def focus(axes: Axes, y: int, x: int, stride: int) -> None:
             (x * stride, y * stride), stride, stride, fill=False, edgecolor=FOCUS, linewidth=1
         )
     )
+
+
+class Sheet:
+    """A figure whose axes are placed in inches from its top left corner."""
+
+    def __init__(self, width: float, height: float, text: str) -> None:
+        """`text` is the line of provenance, wrapped at the bottom, below `height`."""
+        lines = textwrap.wrap(text, max(40, int(27 * width)))
+        self.width, self.height = width, height + 0.1 + 0.09 * len(lines)
+        self.figure = Figure(figsize=(self.width, self.height))
+        self.figure.text(
+            LEFT / self.width,
+            0.05 / self.height,
+            "\n".join(lines),
+            fontsize=5,
+            color=LIGHT["@muted"],
+            va="bottom",
+        )
+
+    def axes(self, left: float, top: float, width: float, height: float) -> Axes:
+        bottom = self.height - top - height
+        place = (left, bottom, width, height)
+        w, h = self.width, self.height
+        axes = self.figure.add_axes((place[0] / w, place[1] / h, place[2] / w, place[3] / h))
+        for spine in axes.spines.values():
+            spine.set_linewidth(0.5)
+        axes.tick_params(labelsize=SMALL, width=0.5, length=2, pad=1.5)
+        return axes
+
+
+def caption(axes: Axes, text: str) -> None:
+    axes.set_xlabel(text, fontsize=SMALL, color=LIGHT["@muted"], labelpad=3, linespacing=1.3)
+
+
+def signed_norm(limit: float) -> FuncNorm:
+    """Colours by the signed root, with true values at the ticks of a bar."""
+    return FuncNorm((_root, _square), vmin=-limit, vmax=limit)
+
+
+def _root(values: np.ndarray) -> np.ndarray:
+    rooted: np.ndarray = np.sign(values) * np.sqrt(np.abs(values))
+    return rooted
+
+
+def _square(values: np.ndarray) -> np.ndarray:
+    squared: np.ndarray = np.sign(values) * np.square(values)
+    return squared

@@ -182,7 +182,9 @@ def add_api(wb: Workbench) -> None:
         photo = wb.photos.get(view.photo)
         rgb = prepare(photo, view.size, view.fit).rgb
         title = f"{name}: {view.model}, {photo.title}"
-        files = result_files(results, formats, name=name, title=title, rgb=rgb)
+        files = result_files(
+            results, formats, name=name, title=title, rgb=rgb, scale=view.erf_scale
+        )
         return {k: base64.b64encode(v).decode() for k, v in files.items()}
 
     def info() -> dict[str, Any]:
@@ -262,7 +264,7 @@ def add_api(wb: Workbench) -> None:
             return {"name": path.name, "base64": base64.b64encode(path.read_bytes()).decode()}
 
     what = ("model", "weights", "image", "size", "fit", "scan")
-    lab = ("unit", "definition", "gates", "images")
+    lab = ("unit", "definition", "gates", "images", "scale")
     for fn, names in (
         (info, ()),
         (predict, what),
@@ -275,7 +277,7 @@ def add_api(wb: Workbench) -> None:
             export,
             (
                 *(*what, "scan_b", "stage", "y", "x", "target", "scan_c", "tab"),
-                *(*lab, "nets", "scale"),
+                *(*lab, "nets"),
             ),
         ),
     ):

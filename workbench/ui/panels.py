@@ -13,9 +13,11 @@ import numpy as np
 from workbench.bundle import N_ERF_IMAGES
 from workbench.erf_lab import DETAIL_IMAGES
 from workbench.figures import attribution_panel, erf_panel, profile_panel, scan_panel
-from workbench.figures.erf_lab import erf_curves_panel, erf_lab_panel, erf_phases_panel
+from workbench.figures.erf_curves import erf_curves_panel
+from workbench.figures.erf_lab import erf_lab_panel
 from workbench.figures.erf_numbers import erf_numbers_panel
 from workbench.figures.erf_paths import erf_paths_panel
+from workbench.figures.erf_phases import erf_phases_panel
 from workbench.figures.reach import reach_panel
 from workbench.figures.scan_lab import scan_lab_panel, story_panel
 from workbench.figures.scheme_table import scheme_table_panel

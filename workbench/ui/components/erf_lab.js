@@ -132,6 +132,7 @@ window.WorkbenchParts.erf = ({ Panel, MapView, el, scale, legend }) => {
       const p = this.payload;
       const at = this.index();
       this.rows.forEach((row, i) => row.setAttribute("aria-checked", String(i === at)));
+      this.sentence.textContent = this.sentence.title = p.blocks[at].sentence;
       const specs = [...p.views[at], { ...p.total, right: { text: p.blocks[at].sum } }];
       this.dropMaps(specs.map((spec) => spec.key));
       for (const spec of specs) if (!this.maps.has(spec.key)) this.maps.set(spec.key, new MapView(this));
