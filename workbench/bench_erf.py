@@ -10,6 +10,7 @@ What is compared takes turns in one process, so that whatever else the machine d
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import resource
 import subprocess
@@ -270,7 +271,8 @@ def _peer_rows(name: str, folder: str, options: argparse.Namespace) -> Iterator[
         layers = [f"layer{stage}" for stage in STAGES]
     else:
         network = load_timm(name, seed=0, size=(SIZE, SIZE), device=torch.device("cpu"))
-        watched = network.module
+        # The network as timm makes it: channels first.
+        watched = copy.deepcopy(network.module).to(memory_format=torch.contiguous_format)
         layers = [info["module"] for info in watched.feature_info[-4:]]  # type: ignore
     transform, _ = build_timm_eval_transform(watched)
     images = Files(FlatImageDataset(folder, transform))

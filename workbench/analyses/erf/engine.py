@@ -306,7 +306,11 @@ def input_gradients(
     """For each target: gradient of the images' own objectives `[B, 3, H, W]`, and these `[B]`."""
     parameter = next(network.module.parameters())
     with torch.enable_grad():
-        images = images.detach().to(parameter.device, parameter.dtype).requires_grad_(True)
+        # Channels last is our networks' own layout, and convolutions of others are faster in it.
+        images = images.detach().to(
+            parameter.device, parameter.dtype, memory_format=torch.channels_last
+        )
+        images.requires_grad_(True)
         units = list(dict.fromkeys(target.unit for target in targets))
         found = dict(zip(units, network.features(images, units, gates), strict=True))
         objectives = [

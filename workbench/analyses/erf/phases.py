@@ -103,7 +103,7 @@ def _step(network: Network, stage: int) -> tuple[int, str]:
     if not isinstance(network, ScanNetwork):
         return 1, f"{network.label} has no scan, so its tokens have no phases."
     spec = network.model.scan_spec
-    scanning = [block.stage for block in network.model.blocks() if block.has_scan]
+    scanning = sorted({block.stage for block in network.model.blocks() if block.has_scan})
     step = spec.params.get("step", 1)
     if spec.name != "es2d":
         return 1, f"{spec.scheme.label} reads every token in each sequence: there are no phases."

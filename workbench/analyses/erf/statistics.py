@@ -144,20 +144,21 @@ class Accumulator:
         sums = self._resamples.numpy()
         step = max(1, CHUNK // sums.shape[1])
 
+        # A resample of few images may hold none of them.
+        filled = np.flatnonzero(sums.any(axis=1))
+        if not filled.size:
+            return NO_BAND
+
         def measured(start: int) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-            rows = slice(start, start + step)
-            is_there = sums[rows].any(axis=1)
-            maps, weights = sums[rows], self._weights[rows]
-            if not is_there.all():
-                maps, weights = maps[is_there], weights[is_there]
+            rows = filled[start : start + step]
             values, radial, cells = self._measured(
-                ruler, definition, is_centre_token, maps, weights
+                ruler, definition, is_centre_token, sums[rows], self._weights[rows]
             )
             return values, radial, 0.5 * abs(cells - own_cells).sum(axis=1)
 
         # numpy lets go of the interpreter's lock in all that takes long here.
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            parts = list(pool.map(measured, range(0, len(sums), step)))
+            parts = list(pool.map(measured, range(0, filled.size, step)))
         low, high = {}, {}
         for name, (value,) in own.items():
             values = np.concatenate([of_each[name] for of_each, _, _ in parts])
