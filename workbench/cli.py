@@ -224,13 +224,16 @@ def _analyse_with(wb: LocalWorkbench, args: argparse.Namespace) -> None:
     from workbench.photos import prepare
 
     photo = wb.photos.get(view.photo)
-    results = _results(wb, view, args)
+    problems: list[str] = []  # what could not be computed of what was asked for
+    results = _results(wb, view, args, problems)
     if not wb.is_main:  # another process of a torchrun writes the files
         return
     _show(results)
     rgb = prepare(photo, view.size, view.fit).rgb
     for path in _write(args, results, f"{args.command}: {view.model}, {photo.title}", rgb):
         print(path)
+    if problems:
+        raise BadInputError(" ".join(problems))
 
 
 def _probe(args: argparse.Namespace) -> None:
@@ -329,12 +332,14 @@ def _erf_fields(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _results(wb: LocalWorkbench, view: View, args: argparse.Namespace) -> dict[str, Any]:
+def _results(
+    wb: LocalWorkbench, view: View, args: argparse.Namespace, problems: list[str]
+) -> dict[str, Any]:
     """Results by the names that export files and `figures.paper` use."""
     if args.command == "scan":
         return _scan_results(wb, view, args)
     if args.command == "erf":
-        return _erf_results(wb, view, args)
+        return _erf_results(wb, view, args, problems)
     if args.command == "attribute":
         return {"prediction": wb.predict(view), "attribution": wb.attribution(view)}
     a, b = _last(wb.profile_pair(view))
@@ -355,26 +360,33 @@ def _scan_results(wb: LocalWorkbench, view: View, args: argparse.Namespace) -> d
     return results
 
 
-def _erf_results(wb: LocalWorkbench, view: View, args: argparse.Namespace) -> dict[str, Any]:
-    total = (1 + len(view.erf_rivals)) * len(wb.erf_lab.images(view))
-    pace = Pace(total)
+def _erf_results(
+    wb: LocalWorkbench, view: View, args: argparse.Namespace, problems: list[str]
+) -> dict[str, Any]:
+    """Fields of every network; Ctrl+C keeps the photos that were done."""
+    pace = Pace((1 + len(view.erf_rivals)) * len(wb.erf_lab.images(view)))
 
     def followed() -> Iterator[Any]:
         for comparison in wb.erf_lab.compare(view):
             yield pace.at(comparison.done, "gradients")
             yield comparison
 
-    comparison = _last(followed())
+    try:
+        comparison = _last(followed())
+    except KeyboardInterrupt:
+        comparison = wb.erf_lab.kept(view)
+        if comparison is None:
+            raise
+        problems.append("Stopped: the files hold the photos that were done.")
     results: dict[str, Any] = {f"erf_{key}": r for key, r in comparison.fields.items()}
     if not wb.is_main:
         return results
-    for problem in comparison.problems:
-        print(problem, file=sys.stderr)
+    problems += comparison.problems
     for reason in results["erf_a"].skipped:
         print(f"left out: {reason}", file=sys.stderr)
-    if args.phases:
+    if args.phases and not problems:
         results["erf_phases"] = _last(wb.erf_lab.phases(view))
-    if args.paths:
+    if args.paths and not problems:
         results["erf_paths"] = _last(wb.erf_lab.paths(view))
     return results
 

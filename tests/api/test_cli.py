@@ -203,6 +203,54 @@ def test_bad_input_ends_in_one_sentence(
     assert said.startswith("error: ") and words in said and "Traceback" not in said
 
 
+def test_a_field_of_a_folder_beside_other_networks_in_every_format(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(3):
+        rgb = np.random.default_rng(i).integers(0, 255, (90, 120, 3), dtype=np.uint8)
+        Image.fromarray(rgb).save(folder / f"{i}.png")
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    flags = ["--folder", str(folder), "--net", "scan", "--net", "timm:resnet18", "--stage", "1"]
+    flags += ["--definition", "openerf", "--gates", "frozen", "--phases", "--paths"]
+    assert run(tmp_path, "erf", *flags, "--format", "npy,npz,json,png,svg,csv,tex") == 0
+    said = capsys.readouterr()
+    assert "left out: broken.jpg" in said.err
+    for key in "abc":
+        record = json.loads((tmp_path / f"erf_{key}.json").read_text(encoding="utf-8"))
+        assert record["n_images"] == 3 and len(record["skipped"]) == 1
+        assert record["definition"] == "openerf" and record["provenance"]["definition"]
+        assert np.load(tmp_path / f"erf_{key}.npy").shape == (128, 128)
+    rows = list(csv.reader((tmp_path / "erf.csv").open(encoding="utf-8")))
+    assert len(rows) > 3 and "resnet18" in (tmp_path / "erf.tex").read_text(encoding="utf-8")
+    for name in ("erf", "erf_phases", "erf_paths"):
+        assert (tmp_path / f"{name}.svg").read_bytes().startswith(b"<?xml")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--net", "timm:resnet19"], "resnet18"),
+        (["--net", "timm:vit_nothing_at_all"], "timm"),
+        (["--net", "file:/no/such/file.pth"], "/no/such/file.pth"),
+        (["--folder", "/no/such/folder"], "no folder"),
+        (["--definition", "mine"], "replknet"),
+        (["--images", "0"], "5,000"),
+        (["--size", "32"], "64"),
+        (["--unit", "block1.gate", "--gates", "frozen", "--stage", "1"], "live gates"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_a_field_cannot_have_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], words: str
+) -> None:
+    images = [] if "--images" in flags else ["--images", "1"]
+    status = run(tmp_path, "erf", "--format", "json", *images, *flags)
+    said = capsys.readouterr().err
+    assert status == 2 and "error: " in said and words in said and "Traceback" not in said
+
+
 def test_unreadable_photo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "notes.png").write_text("no picture")
     assert run(tmp_path, "scan", "--image", str(tmp_path / "notes.png")) == 2
@@ -213,7 +261,7 @@ def test_unknown_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     with pytest.raises(SystemExit) as caught:
         run(tmp_path, "scan", "--format", "gif")
     assert caught.value.code == 2
-    assert "json, npz, png, svg, html, zip, csv" in capsys.readouterr().err
+    assert "json, npz, png, svg, html, zip, csv, npy, tex" in capsys.readouterr().err
 
 
 def test_info_lists_what_can_be_chosen(capsys: pytest.CaptureFixture[str]) -> None:
