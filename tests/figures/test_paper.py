@@ -157,7 +157,7 @@ def test_fields_as_svg_keep_their_words() -> None:
     pictures = render(results, None, "svg")
     assert set(pictures) == {"erf.svg", "erf_phases.svg", "erf_paths.svg"}
     text = {name: data.decode() for name, data in pictures.items()}
-    for words in ("ES2D − Full scan", "share of the mass per 2 × 2 px, log", "more: Full scan"):
+    for words in ("difference, a − b", "share of the mass per 2 × 2 px, log", "more: b"):
         assert words in text["erf.svg"]
     assert "5 to 95 % of 200 resamples" in text["erf.svg"].replace("\n", " ")
     assert "token (8, 9), group 3, column-major" in text["erf_phases.svg"]

@@ -56,6 +56,7 @@ from workbench.figures.theme import (
 from workbench.results import ErfPhasesResult, ErfResult
 
 CIVIDIS_MAP = LinearSegmentedColormap.from_list("cividis10", CIVIDIS)
+LETTERS = "abcdefgh"  # of the panels of one figure
 DASHES = {"a": "-", "b": "-", "c": "-", "d": (0, (5, 2))}
 
 
@@ -74,7 +75,7 @@ def erf_figure(fields: Sequence[ErfResult], keys: Sequence[str], scale: str = "l
     # Beside the maps the curves need room for the numbers of their axis.
     width = left + columns * (w + GAP) + (0 if is_tall else AXIS - GAP)
     sheet = Sheet(width, (TITLE + h + UNDER) * (1 + is_tall), _provenance(fields, names))
-    letters = iter("abcdefgh")
+    letters = iter(LETTERS)
     shape: tuple[int, int] = fields[0].mass.shape
     for i, (result, name, key) in enumerate(zip(fields, names, keys, strict=True)):
         axes = sheet.axes(left + i * (w + GAP), TITLE, w, h)
@@ -92,10 +93,10 @@ def erf_figure(fields: Sequence[ErfResult], keys: Sequence[str], scale: str = "l
         place = start + i * (w + GAP)
         axes = sheet.axes(place, top, w, h)
         bar = sheet.axes(place, top + h + CAPTION, w, BAR)
-        _difference(
-            axes, bar, (fields[0], fields[i]), (names[0], names[i]), (keys[0], keys[i]), shown.cell
-        )
-        map_axes(axes, f"({next(letters)}) {names[0]} − {names[i]}", *shape)
+        # The panels' letters: the names of two networks do not fit above one map.
+        pair = LETTERS[0], LETTERS[i]
+        _difference(axes, bar, (fields[0], fields[i]), pair, (keys[0], keys[i]), shown.cell)
+        map_axes(axes, f"({next(letters)}) difference, {pair[0]} − {pair[1]}", *shape)
     return sheet.figure
 
 
@@ -252,7 +253,7 @@ def _difference(
     axes: Axes,
     bar_axes: Axes,
     fields: tuple[ErfResult, ErfResult],
-    names: tuple[str, str],
+    letters: tuple[str, str],
     keys: tuple[str, str],
     cell: int,
 ) -> None:
@@ -277,9 +278,9 @@ def _difference(
     first.set_horizontalalignment("left")
     last.set_horizontalalignment("right")
     bar.outline.set_linewidth(0.5)
-    for at, name, key in zip((0, 1), names, keys, strict=True):
+    for at, letter, key in zip((0, 1), letters, keys, strict=True):
         bar_axes.text(
-            at, -3.3, f"more: {name}", color=LIGHT[f"@{key}"], fontsize=SMALL, va="top",
+            at, -3.3, f"more: {letter}", color=LIGHT[f"@{key}"], fontsize=SMALL, va="top",
             ha="right" if at else "left", transform=bar_axes.transAxes,
         )  # fmt: skip
 

@@ -37,6 +37,7 @@ def images(photo):
 def every_batch(monkeypatch):
     """A result after every batch, however fast it was."""
     monkeypatch.setattr(f"{ENGINE}.SHOW_EVERY_S", 0.0)
+    monkeypatch.setattr(f"{ENGINE}.SHARE", 0)
 
 
 @pytest.fixture
