@@ -44,8 +44,10 @@ from workbench.view import View
 SIZE = 224
 STAGES = (1, 2, 3, 4)
 PEERS = ("efficientvmamba_tiny", "resnet18", "convnext_tiny")
-# Total variation from OpenERF's map; it adds up in float32, we in float64.
-TOLERANCE = 1e-4
+# Total variation from OpenERF's map. Convolutions round in another way in another layout, and where
+# that moves a value across a ReLU's corner, a gradient is another one: 1e-4 for ResNet, 1e-7 for
+# ours.
+TOLERANCE = 1e-3
 # Of each: what it may take at most.
 MAX_COST = 1.25
 MAX_VIEW_S, MAX_FIRST_S = 25.0, 3.0

@@ -159,7 +159,7 @@ def test_fields_as_svg_keep_their_words() -> None:
     text = {name: data.decode() for name, data in pictures.items()}
     for words in ("difference, a − b", "share of the mass per 2 × 2 px, log", "more: b"):
         assert words in text["erf.svg"]
-    assert "5 to 95 % of 200 resamples" in text["erf.svg"].replace("\n", " ")
+    assert "90 % interval, 200 resamples" in text["erf.svg"].replace("\n", " ")
     assert "token (8, 9), group 3, column-major" in text["erf_phases.svg"]
     assert "adds up" in text["erf_paths.svg"] or "add up to the gradient" in text["erf_paths.svg"]
     assert render(results, None, "svg") == pictures, "the same results give the same bytes"

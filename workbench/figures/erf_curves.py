@@ -36,7 +36,7 @@ def erf_curves_panel(fields: Sequence[ErfResult], keys: Sequence[str]) -> Json:
     ] + [{"colour": "@muted", "text": "uniform"}]
     data = _radial(fields, names, keys) + _convergence(fields, names, keys)
     n_bootstrap = max(r.n_bootstrap for r in fields)
-    band = f"band: 5 to 95 % of {n_bootstrap:,} resamples"
+    band = f"band: 90 % interval, {n_bootstrap:,} resamples"
     return {
         "id": "lab_erf_curves",
         "title": "Distance and convergence",

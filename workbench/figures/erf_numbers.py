@@ -166,7 +166,7 @@ def erf_numbers_panel(fields: Sequence[ErfResult], keys: Sequence[str]) -> Json:
 
 def _interval(fields: Sequence[ErfResult]) -> str:
     n = max(r.n_bootstrap for r in fields)
-    return f"in brackets 5 to 95 % of {n:,} resamples" if n else "no interval: one image"
+    return f"in brackets 90 % interval, {n:,} resamples" if n else "no interval: one image"
 
 
 def _row(

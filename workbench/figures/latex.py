@@ -105,7 +105,7 @@ def _how(result: ErfResult) -> str:
         f"weights {p.weights} (sha256 {p.weights_sha256[:12]})",
     ]
     if result.n_bootstrap:
-        parts.append(f"brackets: 5 to 95 % of {result.n_bootstrap} resamples of the images")
+        parts.append(f"brackets: 90 % interval, {result.n_bootstrap} resamples of the images")
     if result.skipped:
         parts.append(f"{len(result.skipped)} images skipped")
     if result.saturation:

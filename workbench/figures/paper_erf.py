@@ -131,7 +131,7 @@ def _provenance(fields: Sequence[ErfResult], names: Sequence[str]) -> str:
     if any(r.reach.size and not r.reach.all() for r in fields):
         parts.append("dashed: pixels that can matter at all, gates frozen")
     if n := max(r.n_bootstrap for r in fields):
-        parts.append(f"bands and brackets: 5 to 95 % of {n:,} resamples of the images")
+        parts.append(f"bands and brackets: 90 % interval, {n:,} resamples of the images")
     return " · ".join(part for part in [*parts, p.device, p.backend, p.definition] if part)
 
 

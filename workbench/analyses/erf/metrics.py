@@ -234,7 +234,7 @@ def _radial(ruler: Ruler, outwards: np.ndarray) -> np.ndarray:
     counts = np.diff(ruler.n_within, prepend=0)
     rings = np.zeros((len(outwards), counts.size))
     starts = (ruler.n_within - counts)[counts > 0]
-    rings[:, counts > 0] = np.add.reduceat(outwards, starts, axis=1, dtype=np.float64)
+    rings[:, counts > 0] = np.add.reduceat(outwards, starts, axis=1)
     within = np.cumsum(rings, axis=1)
     return within / within[:, -1:]
 
