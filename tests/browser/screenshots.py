@@ -1,6 +1,7 @@
 """`make screenshots`: the pictures of the README and of our own eyes, from the running app.
 
-Writes assets/screenshot.png (light, 1440x900) for the README; with --all DIR every theme and size.
+Writes assets/screenshot.png and assets/erf.png (light, 1440x900) for the README; with --all DIR one
+view in every theme and size.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ SHOTS = (
     ("light", 1280, 720),
     ("dark", 1280, 720),
 )
+README = {
+    "screenshot.png": "?",
+    "erf.png": "?tab=erf&image=coffee&stage=2&y=11&x=17&nets=scan,timm:tf_efficientnet_lite0",
+}
 
 
 def main() -> int:
@@ -36,17 +41,18 @@ def main() -> int:
     try:
         with sync_playwright() as p:
             chromium = p.chromium.launch(executable_path=executable, args=list(CHROMIUM_FLAGS))
-            for theme, width, height in SHOTS if args.all else SHOTS[:1]:
+            shots = [(*shot, args.query or "?", f"page-{shot[0]}-{shot[1]}.png") for shot in SHOTS]
+            if not args.all:
+                shots = [(*SHOTS[0], query, name) for name, query in README.items()]
+            for theme, width, height, query, name in shots:
                 scale = 1 if args.all else 1.5
                 context = chromium.new_context(
                     viewport={"width": width, "height": height}, device_scale_factor=scale
                 )
                 watched = watch(context, url)
-                query = args.query or "?"
                 watched.open(f"{query}&__theme={theme}")
                 folder = args.all or ROOT / "assets"
                 folder.mkdir(parents=True, exist_ok=True)
-                name = f"page-{theme}-{width}.png" if args.all else "screenshot.png"
                 watched.page.mouse.move(2, 2)
                 watched.page.wait_for_timeout(800)
                 watched.page.screenshot(path=folder / name)
