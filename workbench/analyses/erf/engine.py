@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -38,11 +37,11 @@ from workbench.results import ErfResult, Provenance
 BATCH_PIXELS_CPU = 4 * 224 * 224
 BATCH_PIXELS_GPU = 64 * 224 * 224
 # Numbers of a running mean cost as much as a batch of a fast network: not after every batch, and no
-# more than 1/20 of the time.
+# more than 1/30 of the time.
 SHOW_EVERY_S = 0.25
-# A band is as dear as some images: for a running mean only while it takes less than 1/20 of the
+# A band is as dear as some images: for a running mean only while it takes less than 1/30 of the
 # time.
-SHARE = 20
+SHARE = 30
 FIRST_BAND_S = 0.5  # what a band is taken to cost before the first is known
 GRADIENT = "the gradient of the receptive field"
 NO_GRADIENT = "no gradient at all"
@@ -119,32 +118,46 @@ def fields(
     def band(run: _Run) -> Band:
         return run.sums.band(run.ruler, chosen, run.is_centre_token)
 
+    next_trace = 1  # taken once 1, 2, 4, 8 ... images are added; every process stops there
+
+    def trace_before(number: int) -> None:
+        nonlocal next_trace
+        while next_trace <= number:
+            for run in runs:
+                _trace(run, group)
+            next_trace *= 2
+
     next_show = next_band = 0.0
-    # The trace is taken at 1, 2, 4, 8 ... images; every process stops there.
-    edges = [0, *(2**k for k in range(len(images).bit_length()) if 2**k < len(images)), len(images)]
-    for start, stop in pairwise(edges):
-        mine = [number for number in range(start, stop) if number % world == rank]
-        for batch in batches(mine, height, width, network):
-            if token is not None:
-                token.check()
-            _look(network, images, batch, runs, chosen, gates, (height, width))
-            if group is not None or batch[-1] + 1 == len(images):
-                continue
-            now = time.perf_counter()
-            if now < next_show or not all(map(_is_there, runs)):
-                continue
-            has_band = 0 < next_band < now
-            shown = results(band if has_band else lambda _: NO_BAND, is_final=False)
-            took = time.perf_counter() - now
-            yield shown
-            now = time.perf_counter()
-            next_show = now + max(SHOW_EVERY_S, SHARE * took)
-            if has_band:
-                next_band = now + SHARE * took
-            elif next_band == 0:
-                next_band = now + SHARE * FIRST_BAND_S
-        for run in runs:
-            _trace(run, group)
+    mine = range(rank, len(images), world)
+    # One image alone first: the first picture should be there early.
+    pieces = batches(mine[:1], height, width, network) + batches(mine[1:], height, width, network)
+    for batch in pieces:
+        if token is not None:
+            token.check()
+        seen = _look(network, images, batch, targets, chosen, gates, (height, width))
+        for number in batch:
+            trace_before(number)
+            for place, run in enumerate(runs):
+                _add(run, number, *seen[number], place, chosen)
+        del seen
+        if group is not None or number + 1 == len(images):
+            continue
+        now = time.perf_counter()
+        if now < next_show or not all(map(_is_there, runs)):
+            continue
+        has_band = 0 < next_band < now
+        shown = results(band if has_band else lambda _: NO_BAND, is_final=False)
+        took = time.perf_counter() - now
+        yield shown
+        now = time.perf_counter()
+        next_show = now + max(SHOW_EVERY_S, SHARE * took)
+        if has_band:
+            next_band = now + SHARE * took
+        elif next_band == 0:
+            next_band = now + SHARE * FIRST_BAND_S
+    trace_before(len(images) - 1)
+    for run in runs:
+        _trace(run, group)
     if group is not None:
         runs = [_merged(run, group) for run in runs]
     for run in runs:
@@ -246,46 +259,52 @@ def _look(
     network: Network,
     images: Images,
     batch: Sequence[int],
-    runs: Sequence[_Run],
+    targets: Sequence[Target],
     definition: Definition,
     gates: str,
     size: tuple[int, int],
-) -> None:
-    """Add the images of `batch` to every target's sums."""
-    pixels: dict[int, np.ndarray] = {}
-    names: dict[int, str] = {}
-    for number in batch:
-        name, read = read_image(images, number, size)
-        if isinstance(read, str):
-            for run in runs:
-                run.skipped[number] = f"{name}: {read}"
-        else:
-            names[number], pixels[number] = name, read
+) -> dict[int, tuple[str, list[np.ndarray] | str]]:
+    """For each image of `batch` its name and its map `[H, W]` for each target, or why it has
+    none."""
+    read = {number: read_image(images, number, size) for number in batch}
+    pixels = [image for _, image in read.values() if not isinstance(image, str)]
     if not pixels:
-        return
-    gradients = input_gradients(
-        network,
-        torch.from_numpy(np.stack(list(pixels.values()))),
-        [run.target for run in runs],
-        definition,
-        gates,
-    )
-    for run, (gradient, objective) in zip(runs, gradients, strict=True):
-        is_finite = torch.isfinite(gradient).flatten(1).all(1) & torch.isfinite(objective)
-        if not is_finite.all():
-            check_weights(network)
-        maps = definition.rectification.of(gradient).float().cpu().numpy()
-        for number, image_map, finite in zip(pixels, maps, is_finite.tolist(), strict=True):
-            _add(run, number, names[number], image_map if finite else None, definition)
+        return {number: (name, str(why)) for number, (name, why) in read.items()}
+    of_targets = []
+    is_finite = torch.ones(len(pixels), dtype=torch.bool)
+    stacked = torch.from_numpy(np.stack(pixels))
+    for gradient, objective in input_gradients(network, stacked, targets, definition, gates):
+        # A sum is not finite if one of its values is not: one pass instead of three.
+        is_finite &= torch.isfinite(gradient.flatten(1).sum(1) + objective).cpu()
+        of_targets.append(definition.rectification.of(gradient).float().cpu().numpy())
+    if not is_finite.all():
+        check_weights(network)
+    found: dict[int, tuple[str, list[np.ndarray] | str]] = {}
+    place = 0
+    for number, (name, image) in read.items():
+        if isinstance(image, str):
+            found[number] = name, image
+            continue
+        found[number] = name, NOT_FINITE
+        if is_finite[place]:
+            found[number] = name, [maps[place] for maps in of_targets]
+        place += 1
+    return found
 
 
 def _add(
-    run: _Run, number: int, name: str, image_map: np.ndarray | None, definition: Definition
+    run: _Run,
+    number: int,
+    name: str,
+    maps: list[np.ndarray] | str,
+    place: int,
+    definition: Definition,
 ) -> None:
-    if image_map is None:
-        run.skipped[number] = f"{name}: {NOT_FINITE}"
+    """Add an image's map for the target at `place` to its sums, or list it with the reason."""
+    if isinstance(maps, str):
+        run.skipped[number] = f"{name}: {maps}"
         return
-    mass = float(image_map.sum(dtype=np.float64))
+    mass = float(maps[place].sum(dtype=np.float64))
     per_image = definition.averaging.of.per_image
     if mass <= 0:
         if per_image:
@@ -293,7 +312,7 @@ def _add(
             return
         run.empty[number] = name
     run.used[number] = name
-    run.sums.add(number, image_map, mass if per_image else 1.0)
+    run.sums.add(number, maps[place], mass if per_image else 1.0)
 
 
 def input_gradients(

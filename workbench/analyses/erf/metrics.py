@@ -181,9 +181,10 @@ def metrics(
     as_shown = None if shown is None else np.asarray(shown, dtype=np.float64).reshape(1, -1)
     many, _, _ = numbers(ruler, flat, as_shown, is_centre_token=is_centre_token)
     found = {name: float(values[0]) for name, values in many.items()}
+    ordered = _descending(flat)[0]
     for percent in RADII:
-        level = highest_density(mass, percent / 100)[1]
-        found[f"level{percent}"] = level / float(flat.sum())
+        n = round(found[f"area{percent}"] * mass.size)
+        found[f"level{percent}"] = float(ordered[n - 1] / flat.sum())
     peak = np.unravel_index(int(flat.argmax()), mass.shape)
     found["peak_y_px"], found["peak_x_px"] = (float(i) + 0.5 for i in peak)
     found["entropy_bits"] = float(np.log2(found["entropy_area"] * mass.size))

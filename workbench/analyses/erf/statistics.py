@@ -146,7 +146,7 @@ class Accumulator:
         step = max(1, CHUNK // sums.shape[1])
 
         # A resample of few images may hold none of them.
-        filled = np.flatnonzero(sums.any(axis=1))
+        filled = np.flatnonzero(sums.max(axis=1) > 0)
         if not filled.size:
             return NO_BAND
 
