@@ -53,6 +53,8 @@ MAX_COST = 1.25
 MAX_VIEW_S, MAX_FIRST_S = 25.0, 3.0
 MIN_SPEEDUP = 2.0
 GROWTH = 10
+GROWTH_SIZE = 112  # px
+MAX_GROWTH = 1.1 * GROWTH  # of the time; the memory may grow by a tenth: noise of two processes
 NOT_MEASURED = Provenance(
     model="",
     weights="",
@@ -89,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     if options.grow is not None:
-        _say(json.dumps(grown(options.grow, options.grow_size, options.model)))
+        _say(json.dumps(grown(options.grow, options.model)))
         return 0
     environment = describe(torch.device("cpu"))
     _say(" · ".join(f"{key} {value}" for key, value in environment.items()))
@@ -192,20 +194,21 @@ def growth_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     memory = [float(np.median([run["peak_mib"] for run in runs])) for runs in (few, many)]
     yield {
         "question": "growth",
-        "case": f"{options.model}, stage 2, {counts[0]} and {counts[1]} images, 112 px",
+        "case": f"{options.model}, stage 2, {counts[1]} images, {GROWTH_SIZE} px",
         **_times(np.array([run["seconds"] for run in many])),
         "other": f"{counts[0]} images",
         "other_p50_s": float(np.median([run["seconds"] for run in few])),
         "ratio": ratio,
         "peak_mib": memory[1],
         "other_peak_mib": memory[0],
-        "limit": GROWTH,
-        "is_met": ratio <= 1.1 * GROWTH and memory[1] <= 1.1 * memory[0],
+        "limit": MAX_GROWTH,
+        "is_met": ratio <= MAX_GROWTH and memory[1] <= 1.1 * memory[0],
     }
 
 
-def grown(n: int, size: int, model: str) -> dict[str, float]:
+def grown(n: int, model: str) -> dict[str, float]:
     """Seconds and peak memory of one field over `n` images."""
+    size = GROWTH_SIZE
     network = _ours(model)
     grid = network.grid("stage2", size, size)
     target = Target("stage2", grid.rows // 2, grid.columns // 2)
@@ -213,8 +216,16 @@ def grown(n: int, size: int, model: str) -> dict[str, float]:
     started = time.perf_counter()
     _field(network, Noise(n, size), [target], "mass")
     seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"seconds": seconds, "peak_mib": peak / (1024 if sys.platform == "linux" else 2**20)}
+    return {"seconds": seconds, "peak_mib": peak_mib()}
+
+
+def peak_mib() -> float:
+    """The most memory that this process has held."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # `getrusage` counts what the process that started this one held, too
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 # (d) Beside OpenERF
@@ -396,7 +407,7 @@ def sentence(row: dict[str, Any]) -> str:
     if "speedup" in row:
         parts.append(f"{row['speedup']:.2f} times as fast, maps within {row['error']:.0e}")
     if "peak_mib" in row:
-        parts.append(f"peak {row['peak_mib']:.0f} MiB and {row['other_peak_mib']:.0f} MiB")
+        parts.append(f"peak {row['peak_mib']:.0f} MiB against {row['other_peak_mib']:.0f} MiB")
     if "is_met" in row:
         parts.append("as wanted" if row["is_met"] else "NOT as wanted")
     return f"{row['question']}: {row['case']}: {', '.join(parts)}"
@@ -427,7 +438,6 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=Path("build/bench"), help="folder for erf.{json,csv}"
     )
     p.add_argument("--grow", type=int, help=argparse.SUPPRESS)  # the process of `growth_rows`
-    p.add_argument("--grow-size", type=int, default=112, help=argparse.SUPPRESS)
     return p
 
 
