@@ -15,6 +15,7 @@ from PIL import Image
 from workbench.analyses.erf import DEFINITIONS, Target, fields
 from workbench.analyses.networks import Grid, Unit
 from workbench.analyses.scan_network import ScanNetwork
+from workbench.bench_erf import AsMaps
 
 
 @pytest.fixture(scope="module")
@@ -213,3 +214,23 @@ def test_order_of_mean_and_clamp_matters():
     assert DEFINITIONS["openerf"].rectification.of(gradient).item() == 0.0
     assert DEFINITIONS["replknet"].rectification.of(gradient).item() == 1.5
     assert DEFINITIONS["mass"].rectification.of(gradient).item() == 4.5
+
+
+def test_openerf_is_reproduced_on_our_network(fresh_network, folder, provenance):
+    """It cannot watch our channels-last stages itself; the benchmark's wrapper lets it."""
+    watched = AsMaps(fresh_network)
+    transform, _ = build_timm_eval_transform(watched)
+    images = [(name, pixels.numpy()) for pixels, name in FlatImageDataset(folder, transform)][:2]
+    targets = [Target(f"stage{stage}", *[224 // 2 ** (stage + 2)] * 2) for stage in (1, 4)]
+    network = ScanNetwork(fresh_network, "Test")
+    *_, found = fields(network, images, targets, definition="openerf", provenance=provenance)
+    for result in found:
+        wanted = openerf.compute_erf(
+            watched,
+            image_dir=folder,
+            max_images=2,
+            target_layer=f"layer{result.stage}",
+            device="cpu",
+            show_progress=False,
+        )
+        assert abs(result.mass - wanted.erf_map).sum() < 1e-5

@@ -36,13 +36,13 @@ from workbench.results import ErfResult, Provenance
 # and keeps a batch near one second on two cores, so Stop answers quickly.
 BATCH_PIXELS_CPU = 4 * 224 * 224
 BATCH_PIXELS_GPU = 64 * 224 * 224
-# Numbers of a running mean cost as much as a batch of a fast network: not after every batch, and no
-# more than 1/30 of the time.
+# Running results: not more often than one can look, and for no more than 1/30 of the time, since
+# the numbers of a mean cost as much as a batch of a fast network and a band as much as some images.
+# Who runs this holds the device from one result to the next: for no longer than the last one says.
 SHOW_EVERY_S = 0.25
-# A band is as dear as some images: for a running mean only while it takes less than 1/30 of the
-# time.
 SHARE = 30
 FIRST_BAND_S = 0.5  # what a band is taken to cost before the first is known
+SHOW_AT_LEAST_S = 5.0
 GRADIENT = "the gradient of the receptive field"
 NO_GRADIENT = "no gradient at all"
 NOT_FINITE = "NaN or infinity in its gradient, although every weight is finite"
@@ -150,7 +150,7 @@ def fields(
         took = time.perf_counter() - now
         yield shown
         now = time.perf_counter()
-        next_show = now + max(SHOW_EVERY_S, SHARE * took)
+        next_show = now + min(max(SHOW_EVERY_S, SHARE * took), SHOW_AT_LEAST_S)
         if has_band:
             next_band = now + SHARE * took
         elif next_band == 0:
