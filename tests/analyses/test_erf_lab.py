@@ -117,15 +117,15 @@ def test_equal_views_share_results_and_every_choice_makes_another(fresh):
 
 def test_a_stopped_run_keeps_what_it_had(fresh):
     token = CancelToken()
-    run = fresh.erf_lab.compare(replace(VIEW, erf_images=40), token)
+    run = fresh.erf_lab.compare(replace(VIEW, erf_images=3000), token)
     seen = [next(run), next(run), next(run)][-1]
     token.cancel()
     with pytest.raises(CancelledError):
         list(run)
-    kept = fresh.erf_lab.kept(replace(VIEW, erf_images=40))
+    kept = fresh.erf_lab.kept(replace(VIEW, erf_images=3000))
     assert kept is not None and set(kept.fields) == {"a", "b"}
     assert kept.fields["a"].n_images >= seen.fields["a"].n_images >= 1
-    assert not kept.fields["a"].is_final and kept.fields["a"].n_planned == 40
+    assert not kept.fields["a"].is_final and kept.fields["a"].n_planned == 3000
     assert fresh.erf_lab.kept(VIEW) is None
     whole = compare(fresh, VIEW)
     assert fresh.erf_lab.kept(VIEW).fields["a"] is whole.fields["a"]
