@@ -17,8 +17,15 @@ from workbench.view import View
 N_ERF_IMAGES = 8
 
 
-def compute_all(wb: Workbench, view: View, token: CancelToken | None = None) -> dict[str, Any]:
-    """Results of the view's tab by name; from the cache where the page has shown them."""
+def compute_all(
+    wb: Workbench, view: View, token: CancelToken | None = None, as_shown: bool = False
+) -> dict[str, Any]:
+    """Results of the view's tab by name; from the cache where the page has shown them.
+
+    `as_shown`: fields whose run was stopped are taken as far as they came, as the page shows them.
+    """
+    if view.tab == "erf":
+        return _erf_lab(wb, view, token, as_shown)
     return TABS[view.tab](wb, view, token)
 
 
@@ -44,9 +51,11 @@ def _scan_lab(wb: Workbench, view: View, token: CancelToken | None) -> dict[str,
     }
 
 
-def _erf_lab(wb: Workbench, view: View, token: CancelToken | None) -> dict[str, Any]:
-    """Fields of every network, as far as a stopped run came; phases and paths of the first."""
-    comparison = wb.erf_lab.kept(view)
+def _erf_lab(
+    wb: Workbench, view: View, token: CancelToken | None, as_shown: bool
+) -> dict[str, Any]:
+    """Fields of every network; phases and paths of the first."""
+    comparison = wb.erf_lab.kept(view) if as_shown else None
     if comparison is None or len(comparison.fields) < 1 + len(view.erf_rivals):
         comparison = result_of(wb.erf_lab.compare(view, token))
     return {
@@ -56,7 +65,7 @@ def _erf_lab(wb: Workbench, view: View, token: CancelToken | None) -> dict[str, 
     }
 
 
-TABS = {"overview": _overview, "scan": _scan_lab, "erf": _erf_lab}
+TABS = {"overview": _overview, "scan": _scan_lab}
 
 
 def file_name(view: View) -> str:
@@ -64,9 +73,9 @@ def file_name(view: View) -> str:
     return f"{view.model}-{view.photo}{tab}-stage{view.stage}-y{view.y}-x{view.x}.zip"
 
 
-def write_bundle(wb: Workbench, view: View, folder: Path) -> Path:
+def write_bundle(wb: Workbench, view: View, folder: Path, as_shown: bool = False) -> Path:
     """Write the zip of a resolved view into `folder` and return its path."""
-    results = compute_all(wb, view)
+    results = compute_all(wb, view, as_shown=as_shown)
     rgb = prepare(wb.photos.get(view.photo), view.size, view.fit).rgb
     path = folder / file_name(view)
     save_results(

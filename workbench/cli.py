@@ -224,16 +224,16 @@ def _analyse_with(wb: LocalWorkbench, args: argparse.Namespace) -> None:
     from workbench.photos import prepare
 
     photo = wb.photos.get(view.photo)
-    problems: list[str] = []  # what could not be computed of what was asked for
-    results = _results(wb, view, args, problems)
+    ends: list[BaseException] = []  # what ends the command, once its files are written
+    results = _results(wb, view, args, ends)
     if not wb.is_main:  # another process of a torchrun writes the files
         return
     _show(results)
     rgb = prepare(photo, view.size, view.fit).rgb
     for path in _write(args, results, f"{args.command}: {view.model}, {photo.title}", rgb):
         print(path)
-    if problems:
-        raise BadInputError(" ".join(problems))
+    for end in ends:
+        raise end
 
 
 def _probe(args: argparse.Namespace) -> None:
@@ -333,13 +333,13 @@ def _erf_fields(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _results(
-    wb: LocalWorkbench, view: View, args: argparse.Namespace, problems: list[str]
+    wb: LocalWorkbench, view: View, args: argparse.Namespace, ends: list[BaseException]
 ) -> dict[str, Any]:
     """Results by the names that export files and `figures.paper` use."""
     if args.command == "scan":
         return _scan_results(wb, view, args)
     if args.command == "erf":
-        return _erf_results(wb, view, args, problems)
+        return _erf_results(wb, view, args, ends)
     if args.command == "attribute":
         return {"prediction": wb.predict(view), "attribution": wb.attribution(view)}
     a, b = _last(wb.profile_pair(view))
@@ -361,7 +361,7 @@ def _scan_results(wb: LocalWorkbench, view: View, args: argparse.Namespace) -> d
 
 
 def _erf_results(
-    wb: LocalWorkbench, view: View, args: argparse.Namespace, problems: list[str]
+    wb: LocalWorkbench, view: View, args: argparse.Namespace, ends: list[BaseException]
 ) -> dict[str, Any]:
     """Fields of every network; Ctrl+C keeps the photos that were done."""
     pace = Pace((1 + len(view.erf_rivals)) * len(wb.erf_lab.images(view)))
@@ -373,20 +373,21 @@ def _erf_results(
 
     try:
         comparison = _last(followed())
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         comparison = wb.erf_lab.kept(view)
         if comparison is None:
             raise
-        problems.append("Stopped: the files hold the photos that were done.")
+        ends.append(stop)
     results: dict[str, Any] = {f"erf_{key}": r for key, r in comparison.fields.items()}
     if not wb.is_main:
         return results
-    problems += comparison.problems
+    if comparison.problems:
+        ends.append(BadInputError(" ".join(comparison.problems)))
     for reason in results["erf_a"].skipped:
         print(f"left out: {reason}", file=sys.stderr)
-    if args.phases and not problems:
+    if args.phases and not ends:
         results["erf_phases"] = _last(wb.erf_lab.phases(view))
-    if args.paths and not problems:
+    if args.paths and not ends:
         results["erf_paths"] = _last(wb.erf_lab.paths(view))
     return results
 

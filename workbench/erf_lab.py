@@ -209,53 +209,43 @@ class ErfLab:
 
     def phases(self, view: View, token: CancelToken | None = None) -> Iterator[ErfPhasesResult]:
         """Fields of the step x step tokens around the view's token, in its own network."""
-        view = self._wb.resolve(view)
-        entry = self.entry(view, None)
-        images = self.images(view, min(view.erf_images, DETAIL_IMAGES))
-        assert view.y is not None and view.x is not None  # filled in by resolve
-        return self._run(
-            "phases",
-            entry,
-            phases(
-                entry.network,
-                images,
-                view.stage,
-                view.y,
-                view.x,
-                definition=view.erf_definition,
-                gates=view.erf_gates,
-                provenance=entry.provenance,
-                token=token,
-                seed=SEED,
-            ),
-            token,
-            **self._what(view, images),
+        view, entry, images, at = self._detail(view)
+        run = phases(
+            entry.network,
+            images,
+            view.stage,
+            *at,
+            definition=view.erf_definition,
+            gates=view.erf_gates,
+            provenance=entry.provenance,
+            token=token,
+            seed=SEED,
         )
+        return self._run("phases", entry, run, token, **self._what(view, images))
 
     def paths(self, view: View, token: CancelToken | None = None) -> Iterator[ErfPathsResult]:
         """The gradient of the view's token split by the path through each block before it."""
-        view = self._wb.resolve(view)
-        entry = self.entry(view, None)
-        images = self.images(view, min(view.erf_images, DETAIL_IMAGES))
-        assert view.y is not None and view.x is not None  # filled in by resolve
-        return self._run(
-            "paths",
-            entry,
-            paths(
-                entry.network,
-                images,
-                unit_name(view),
-                view.y,
-                view.x,
-                gates=view.erf_gates,
-                provenance=entry.provenance,
-                token=token,
-            ),
-            token,
-            **self._what(view, images),
+        view, entry, images, at = self._detail(view)
+        run = paths(
+            entry.network,
+            images,
+            unit_name(view),
+            *at,
+            gates=view.erf_gates,
+            provenance=entry.provenance,
+            token=token,
         )
+        return self._run("paths", entry, run, token, **self._what(view, images))
 
     # Inside
+
+    def _detail(self, view: View) -> tuple[View, Entry, ImageSet, tuple[int, int]]:
+        """What phases and paths look at: the resolved view, its own network, a few of its images,
+        its token."""
+        view = self._wb.resolve(view)
+        assert view.y is not None and view.x is not None  # filled in by resolve
+        images = self.images(view, min(view.erf_images, DETAIL_IMAGES))
+        return view, self.entry(view, None), images, (view.y, view.x)
 
     def _field(
         self,

@@ -69,8 +69,8 @@ def result_files(
 
     files: dict[str, bytes] = {}
     pictures = render(results, rgb, scale=scale) if {"png", "html", "zip"} & set(formats) else {}
-    listed = tables(results)
-    special = listed | _map_files(results)
+    listed = tables(results) if {"csv", "tex", "zip"} & set(formats) else {}
+    special = listed | (_map_files(results) if "npy" in formats else {})
     if "json" in formats:
         files |= {f"{key}.json": to_json(result) for key, result in results.items()}
     if "npz" in formats:

@@ -45,7 +45,8 @@ from workbench.results import (
 from workbench.settings import Settings
 from workbench.view import FITS, SIZE_RULE, SIZES, STAGES, TABS, View, is_size
 
-MAX_MODELS = 4  # loaded at once; Base takes 135 MB
+# Loaded at once: the page's networks and three rivals; Base takes 135 MB.
+MAX_MODELS = 6
 SEED = 0  # of random weights and of the crops
 R = TypeVar("R")
 
@@ -348,13 +349,13 @@ class Workbench:
         plain = View()
         shown = replace(
             view,
+            scan_b=view.scan_b if which == "a" else _scan(view, which),
             erf_unit=plain.erf_unit,
             erf_definition=plain.erf_definition,
             erf_gates=plain.erf_gates,
             erf_images=n_images,
             erf_set=(),
         )
-        _scan(view, which)
         return self.erf_lab.field(shown, None if which == "a" else "scan", token)
 
     # Inside

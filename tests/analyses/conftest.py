@@ -12,6 +12,18 @@ import torch
 import models
 from models import create_model, registry, save_safetensors
 from workbench.results import Provenance
+from workbench.runtime import Workbench
+from workbench.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def wb() -> Workbench:
+    return Workbench(Settings())
+
+
+@pytest.fixture
+def fresh() -> Workbench:
+    return Workbench(Settings())
 
 
 @pytest.fixture(autouse=True)

@@ -7,26 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from workbench.bundle import compute_all
 from workbench.erf_lab import KEYS
 from workbench.errors import BadInputError, CancelledError
 from workbench.progress import CancelToken, result_of
 from workbench.runtime import Workbench
-from workbench.settings import Settings
 from workbench.view import View
 
 VIEW = View(
     model="efficientvmamba_test", weights="random", size=96, stage=2, erf_images=3, y=5, x=7
 )
-
-
-@pytest.fixture(scope="module")
-def wb() -> Workbench:
-    return Workbench(Settings())
-
-
-@pytest.fixture
-def fresh() -> Workbench:
-    return Workbench(Settings())
 
 
 def compare(wb: Workbench, view: View):
@@ -129,6 +119,21 @@ def test_a_stopped_run_keeps_what_it_had(fresh):
     assert fresh.erf_lab.kept(VIEW) is None
     whole = compare(fresh, VIEW)
     assert fresh.erf_lab.kept(VIEW).fields["a"] is whole.fields["a"]
+
+
+def test_a_stopped_field_is_exported_by_the_page_alone(fresh):
+    token = CancelToken()
+    view = fresh.resolve(replace(VIEW, erf_images=200, erf_rivals=(), tab="erf"))
+    next(fresh.erf_lab.compare(view, token))
+    assert compute_all(fresh, view, as_shown=True)["erf_a"].n_images < 200
+    assert compute_all(fresh, view)["erf_a"].n_images == 200
+
+
+def test_the_third_scheme_has_a_field_of_its_own(wb):
+    view = wb.resolve(replace(VIEW, scan_c="es2d:step=3"))
+    assert [result_of(wb.erf(view, w, 1)).provenance.scan for w in "abc"] == [
+        *("es2d:step=2", "ss2d", "es2d:step=3"),
+    ]
 
 
 def test_phases_and_paths_of_the_view(wb):

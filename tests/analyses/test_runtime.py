@@ -25,16 +25,6 @@ from workbench.view import View
 VIEW = View(model="efficientvmamba_test", weights="random", photo="chelsea", size=128)
 
 
-@pytest.fixture(scope="module")
-def wb() -> Workbench:
-    return Workbench(Settings())
-
-
-@pytest.fixture
-def fresh() -> Workbench:
-    return Workbench(Settings())
-
-
 def last(items):
     *_, item = items
     return item

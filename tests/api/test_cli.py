@@ -228,6 +228,26 @@ def test_a_field_of_a_folder_beside_other_networks_in_every_format(
         assert (tmp_path / f"{name}.svg").read_bytes().startswith(b"<?xml")
 
 
+def test_ctrl_c_writes_the_photos_that_were_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from workbench.erf_lab import ErfLab
+
+    compare = ErfLab.compare
+
+    def interrupted(self: ErfLab, *arguments: object) -> object:
+        yield next(run := compare(self, *arguments))
+        run.close()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ErfLab, "compare", interrupted)
+    flags = ["--net", "none", "--images", "500", "--format", "json", "--paths"]
+    assert run(tmp_path, "erf", *flags) == 130
+    record = json.loads((tmp_path / "erf_a.json").read_text(encoding="utf-8"))
+    assert 1 <= record["n_images"] < record["n_planned"] == 500
+    assert "stopped" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [

@@ -137,6 +137,13 @@ def test_stop_keeps_the_photos_that_were_done_and_export_has_them(watched, tmp_p
     kept = watched.text("lab_erf")
     assert "of 5" in kept and page.locator(N_MAPS).count() == 3
     assert not re.search(r"not computed", kept)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Export").click()
+    file = tmp_path / "export.zip"
+    download.value.save_as(file)
+    results = load_results(file).results
+    for key in ("erf_a", "erf_b"):
+        assert 1 <= results[key].n_images < results[key].n_planned == 5000
 
 
 def test_own_photos_are_averaged(watched, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ import gradio as gr
 import numpy as np
 
 import kernels
+from workbench import permalink
 from workbench.analyses.erf import DEFINITIONS
 from workbench.bundle import write_bundle
 from workbench.errors import BadInputError, WorkbenchError
@@ -63,17 +64,6 @@ PARAMETERS: dict[str, tuple[Any, Any]] = {  # name -> (type, default) of the pub
     "paths": (bool, False),
     "latency": (bool, True),
     "formats": (str, ""),
-}
-
-
-# Parameter of the receptive-field lab -> field of View.
-ERF_FIELDS = {
-    "unit": "erf_unit",
-    "definition": "erf_definition",
-    "gates": "erf_gates",
-    "images": "erf_images",
-    "nets": "erf_rivals",
-    "scale": "erf_scale",
 }
 
 
@@ -174,9 +164,10 @@ def endpoint(fn: Callable[..., Any], *names: str) -> Callable[..., dict]:
 def add_api(wb: Workbench) -> None:
     """Register the endpoints; called inside the Blocks context."""
 
-    def view_of(image: str, scan: str, **fields: Any) -> View:
-        lab = {ERF_FIELDS[k]: fields.pop(k) for k in tuple(fields) if k in ERF_FIELDS}
-        return wb.resolve(View(photo=image_id(wb, image), scan_a=scan, **fields, **lab))
+    def view_of(image: str, **arguments: Any) -> View:
+        """The view of parameters, which have the names that they have in a link."""
+        fields = {permalink.PARAMETERS[name]: value for name, value in arguments.items()}
+        return wb.resolve(View(photo=image_id(wb, image), **fields))
 
     def files_of(view: View, results: dict[str, Any], formats: list[str], name: str) -> dict:
         photo = wb.photos.get(view.photo)

@@ -217,7 +217,7 @@ class Handlers:
         """One zip with the open tab's numbers (JSON, npz) and pictures (PNG)."""
         folder = Path(tempfile.mkdtemp(prefix="workbench-"))
         try:
-            return str(write_bundle(self.wb, view, folder))
+            return str(write_bundle(self.wb, view, folder, as_shown=True))
         except WorkbenchError as error:
             raise gr.Error(html.escape(str(error)), print_exception=False) from None
 

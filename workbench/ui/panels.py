@@ -188,22 +188,23 @@ def lab_erf_updates(wb: Workbench, view: View, token: CancelToken) -> Iterator[U
 
 def lab_erf_phases_updates(wb: Workbench, view: View, token: CancelToken) -> Iterator[Update]:
     for result in wb.erf_lab.phases(view, token):
-        update = done(erf_phases_panel(result, view.erf_scale))
-        if not result.is_final:
-            n = result.phases[0].field.n_images if result.phases else 0
-            update = Update("lab_erf_phases", update.payload, text=f"{n} photos", share=0.5)
-        yield update
+        n = result.phases[0].field.n_images if result.phases else 0
+        yield _grown(erf_phases_panel(result, view.erf_scale), result.is_final, n, view)
 
 
 def lab_erf_paths_updates(wb: Workbench, view: View, token: CancelToken) -> Iterator[Update]:
-    n_planned = min(view.erf_images, DETAIL_IMAGES)
     for result in wb.erf_lab.paths(view, token):
-        update = done(erf_paths_panel(result))
-        if not result.is_final:
-            share = result.n_images / n_planned
-            text = f"{result.n_images} of {n_planned} photos"
-            update = Update("lab_erf_paths", update.payload, text=text, share=share)
-        yield update
+        yield _grown(erf_paths_panel(result), result.is_final, result.n_images, view)
+
+
+def _grown(panel: dict[str, Any], is_final: bool, n: int, view: View) -> Update:
+    """A panel over a few photos, `n` of which are done."""
+    update = done(panel)
+    if is_final:
+        return update
+    planned = min(view.erf_images, DETAIL_IMAGES)
+    text = f"{n} of {planned} photos"
+    return Update(update.panel, update.payload, text=text, share=n / planned)
 
 
 UPDATES = {

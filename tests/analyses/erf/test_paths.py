@@ -8,23 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-import models
 from workbench.analyses.erf import Target, input_gradients, paths
 from workbench.analyses.networks import Grid, Unit
 from workbench.analyses.scan_network import ScanNetwork
 from workbench.errors import BadInputError, CancelledError
 from workbench.progress import CancelToken
-
-
-@pytest.fixture(scope="module")
-def gated():
-    """A network whose gates carry something: with the first weights they hardly move."""
-    model = models.create_model("efficientvmamba_test", num_classes=10, seed=3).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if ".se." in name:
-                parameter.mul_(20)
-    return ScanNetwork(model, "Test")
 
 
 @pytest.fixture

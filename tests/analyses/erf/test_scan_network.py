@@ -24,17 +24,6 @@ def pixels(photo):
     return make
 
 
-@pytest.fixture(scope="module")
-def gated():
-    """A network whose gates matter: with the test model's first weights they hardly move."""
-    model = models.create_model("efficientvmamba_test", num_classes=10, seed=3).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if ".se." in name:
-                parameter.mul_(20)
-    return ScanNetwork(model, "test")
-
-
 def with_gates_at(model: models.EfficientVMamba, images: torch.Tensor) -> models.EfficientVMamba:
     """The model whose gates are the constants that they are for `images`."""
     twin = models.with_scan(model, model.scan_spec)

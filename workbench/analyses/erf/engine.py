@@ -429,8 +429,9 @@ def _result(
     if definition.metric.of is not None:
         found |= definition.metric.of(mass)
     radii, radial = radial_mass(mass, run.ruler)
-    if run.reach is None and len(run.used) + len(run.skipped) > 1 or is_final:
-        run.reach = _reach(network, run)  # not before the first picture
+    is_first = len(run.used) + len(run.skipped) == 1
+    if run.reach is None and (is_final or not is_first):  # not before the first picture
+        run.reach = _reach(network, run)
     reach, reach_share, reach_note = run.reach or (NO_REACH, float("nan"), "")
     note = ""
     if run.empty:
