@@ -18,6 +18,7 @@ from torch import Tensor
 
 from workbench.analyses.checks import explain_non_finite
 from workbench.analyses.erf.definitions import DEFINITIONS, Definition
+from workbench.analyses.erf.images import Images, first_size, read_image
 from workbench.analyses.erf.metrics import Ruler, highest_density, metrics, radial_mass
 from workbench.analyses.erf.statistics import (
     NO_BAND,
@@ -28,7 +29,7 @@ from workbench.analyses.erf.statistics import (
     saturation,
 )
 from workbench.analyses.networks import Grid, Network, Unit
-from workbench.errors import BadInputError, CancelledError, WorkbenchError
+from workbench.errors import BadInputError
 from workbench.progress import CancelToken
 from workbench.results import ErfResult, Provenance
 
@@ -47,8 +48,6 @@ GRADIENT = "the gradient of the receptive field"
 NO_GRADIENT = "no gradient at all"
 NOT_FINITE = "NaN or infinity in its gradient, although every weight is finite"
 NO_REACH = np.zeros((0, 0), dtype=np.uint8)
-
-Images = Sequence[tuple[str, np.ndarray]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,44 +172,6 @@ def definition_of(key: str) -> Definition:
             f"There is no definition {key[:40]!r}. Choose one of: {', '.join(DEFINITIONS)}."
         )
     return DEFINITIONS[key]
-
-
-def first_size(images: Images) -> tuple[int, int]:
-    """(height, width) of the first image that can be read."""
-    if not len(images):
-        raise BadInputError("No images were given for the receptive field. Give at least one.")
-    reasons = []
-    for number in range(len(images)):
-        _, read = read_image(images, number)
-        if not isinstance(read, str):
-            return read.shape[1], read.shape[2]
-        reasons.append(read)
-    raise BadInputError(
-        f"None of the {len(images)} images can be read. The first: {reasons[0]} Give other images."
-    )
-
-
-def read_image(
-    images: Images, number: int, size: tuple[int, int] | None = None
-) -> tuple[str, np.ndarray | str]:
-    """Name and pixels of an image, or why it has none, in words."""
-    try:
-        name, pixels = images[number]
-    except CancelledError:
-        raise
-    except (WorkbenchError, OSError) as error:
-        name = _name(images, number)
-        return name, str(error).removeprefix(name).lstrip(": ")
-    if size is not None and pixels.shape[1:] != size:
-        height, width = pixels.shape[1:]
-        return name, f"{height} x {width} px, while the first image has {size[0]} x {size[1]}"
-    return name, pixels
-
-
-def _name(images: Images, number: int) -> str:
-    """Name of an image that cannot be read: the set's own, else its place."""
-    name_of = getattr(images, "name", None)
-    return name_of(number) if callable(name_of) else f"image {number + 1}"
 
 
 def batches(numbers: Sequence[int], height: int, width: int, network: Network) -> list[list[int]]:

@@ -21,14 +21,12 @@ from workbench.analyses.erf.definitions import DEFINITIONS
 from workbench.analyses.erf.engine import (
     NO_GRADIENT,
     NOT_FINITE,
-    Images,
     check_token,
     check_weights,
     empty_field,
-    first_size,
-    read_image,
     unit_of,
 )
+from workbench.analyses.erf.images import Images, first_size, read_image
 from workbench.analyses.networks import Grid, Network, Unit
 from workbench.analyses.scan_network import BlockParts, Place, ScanNetwork
 from workbench.progress import CancelToken

@@ -14,14 +14,13 @@ import numpy as np
 
 from kernels import scan_order
 from workbench.analyses.erf.engine import (
-    Images,
     Target,
     check_token,
     definition_of,
     fields,
-    first_size,
     unit_of,
 )
+from workbench.analyses.erf.images import Images, first_size
 from workbench.analyses.networks import Network
 from workbench.analyses.scan_network import ScanNetwork
 from workbench.progress import CancelToken
