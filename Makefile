@@ -30,8 +30,9 @@ help:
 run: $(RUNTIME)
 	$(PY) app.py $(ARGS)
 
+# Two processes, each with whole files: what a file sets up once (an app and a browser) stays in one.
 test: $(DEV)
-	$(PY) -m pytest -m "not slow" $(ARGS)
+	$(PY) -m pytest -m "not slow" -n 2 --dist loadfile $(ARGS)
 
 test-slow: $(DEV)
 	$(PY) -m pytest -m slow $(ARGS)

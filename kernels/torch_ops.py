@@ -295,12 +295,26 @@ def _call(
     The way through the dispatcher and back costs as much as a tenth of a small scan.
     """
     if not torch.compiler.is_compiling() and _is_plain(inputs):
-        tensors = (t for t in inputs if isinstance(t, Tensor))
-        return function.apply(*inputs) if needs_gradients(*tensors) else run(*inputs)
+        if not needs_gradients(*(t for t in inputs if isinstance(t, Tensor))):
+            return run(*inputs)
+        return function.apply(*map(_not_a_parameter, inputs))
     if _is_transformed():
         # A transform of torch.func takes the autograd function instead, as it must.
         return function.apply(*inputs)
     return operator(*inputs)
+
+
+def _not_a_parameter(value: Any) -> Any:
+    """A copy of a tensor that collects gradients itself, else the value.
+
+    torch takes a lock of such a tensor inside `Function.apply` while it holds the interpreter's,
+    and elsewhere the interpreter's while it holds the tensor's (torch 2.14: `grad_accumulator`
+    makes a reference to the Python object). Two threads with one model then wait for each other
+    for ever. A copy has a lock of its own, a view has not.
+    """
+    if isinstance(value, Tensor) and value.requires_grad and value.is_leaf:
+        return value.clone()
+    return value
 
 
 def _is_plain(inputs: tuple[Any, ...]) -> bool:

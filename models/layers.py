@@ -65,7 +65,7 @@ class ConvNorm(nn.Sequential):
         rows = x.permute(0, 2, 3, 1)
         is_fused = map_ops.is_usable(rows, conv.weight, norm.weight)
         # Scaling the weights is worth it where they are smaller than the map.
-        if not is_fused and rows[..., 0].numel() <= conv.weight[0].numel():
+        if not is_fused and rows[..., 0].numel() <= conv.weight.numel() // conv.out_channels:
             return super().forward(x)
         assert norm.running_mean is not None and norm.running_var is not None
         scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
@@ -214,8 +214,7 @@ class ES2D(nn.Module):
         else:
             # Two products instead of one split product: both halves come out contiguous, nothing
             # is copied.
-            weight = self.in_proj.weight
-            u, z = F.linear(x, weight[: self.inner]), F.linear(x, weight[self.inner :])
+            u, z = (F.linear(x, half) for half in self.in_proj.weight.chunk(2))
         conv, norm = self.conv2d, self.out_norm
         is_fused = (
             isinstance(norm, Norm)

@@ -39,7 +39,9 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda c: f"{'x'.join(map(str, c[:6]))}-{c[6]}"[:40])
+@pytest.mark.parametrize(
+    "case", CASES, ids=lambda c: "x".join(map(str, c[:6])) + f"-{getattr(c[6], '__name__', c[6])}"
+)
 def test_scan2d_agrees_with_the_reference(case, scan2d_inputs, with_gradients, check_all) -> None:
     *sizes, order = case
     inputs = scan2d_inputs(*sizes)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 import models
+from kernels import torch_ops
 from models.bench import enliven
 
 N_THREADS = 4
@@ -62,3 +66,42 @@ def test_models_are_made_in_threads() -> None:
 
     with ThreadPoolExecutor(N_THREADS) as pool:
         assert list(pool.map(work, range(8))) == wanted * 4
+
+
+class _Indexed(TorchFunctionMode):
+    """Parameters that Python code takes parts of with `[]`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[tuple[int, ...]] = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.Tensor.__getitem__ and isinstance(args[0], nn.Parameter):
+            self.shapes.append(tuple(args[0].shape))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("scheme", ["es2d", "ss2d"])
+def test_nothing_locks_a_parameter_while_python_waits(
+    scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Indexing and `Function.apply` lock a tensor's autograd data with the interpreter's lock
+    held; a thread that records a graph takes the two the other way round, and both stop for ever.
+    """
+    model = models.create_model("efficientvmamba_test", num_classes=10, scan=scheme)
+    given: list[Tensor] = []
+    apply = torch_ops._Scan2d.apply
+
+    def watched(*inputs):
+        given.extend(t for t in inputs if isinstance(t, Tensor))
+        return apply(*inputs)
+
+    monkeypatch.setattr(torch_ops._Scan2d, "apply", watched)
+    x = torch.randn(2, 3, 64, 64)
+    with _Indexed() as indexed:
+        model(x).sum().backward()
+        with torch.no_grad():
+            model.eval()(x)
+    assert indexed.shapes == []
+    assert given and not [t.shape for t in given if t.is_leaf and t.requires_grad]
+    assert all(p.grad is not None for p in model.parameters())
