@@ -46,6 +46,7 @@ bench: $(DEV)
 	$(PY) -m kernels.bench $(ARGS)
 	$(PY) -m models.bench $(ARGS)
 	$(PY) -m workbench.bench_erf
+	$(PY) -m workbench.bench_attribution
 
 example: $(RUNTIME)
 	$(PY) -m workbench.example

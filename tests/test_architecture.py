@@ -76,14 +76,14 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "captum": ("workbench.analyses.attribution", "workbench.analyses.faithfulness"),
     "torch": (
         *("kernels", "models", "workbench.analyses", "workbench.runtime", "workbench.device"),
-        "workbench.bench_erf",
+        *("workbench.bench_erf", "workbench.bench_attribution"),
     ),
     "numba": ("kernels",),
     "triton": ("kernels",),
 }
 # Command-line programs print; nothing else does.
 PRINTS = ("kernels.bench", "models.bench", "models.train", "models.evaluate", "models.ablations")
-PRINTS += ("workbench.cli", "workbench.bench_erf")
+PRINTS += ("workbench.cli", "workbench.bench_erf", "workbench.bench_attribution")
 
 
 def _module_name(path: Path) -> str:

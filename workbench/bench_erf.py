@@ -91,14 +91,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     if options.grow is not None:
-        _say(json.dumps(grown(options.grow, options.model)))
+        say(json.dumps(grown(options.grow, options.model)))
         return 0
     environment = describe(torch.device("cpu"))
-    _say(" · ".join(f"{key} {value}" for key, value in environment.items()))
+    say(" · ".join(f"{key} {value}" for key, value in environment.items()))
     rows: list[dict[str, Any]] = []
     for question in options.questions:
         for row in QUESTIONS[question](options):
-            _say(sentence(row))
+            say(sentence(row))
             rows.append(row)
     write(options.out, "erf", environment, rows)
     return 0 if all(row.get("is_correct", True) for row in rows) else 1
@@ -133,7 +133,7 @@ def cost_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         yield {
             "question": "cost",
             "case": f"{options.model}, {unit}, {len(images)} images, batch {len(pieces[0])}",
-            **_times(ours),
+            **times_of(ours),
             "other": "plain forward and backward passes",
             "other_p50_s": float(np.median(theirs)),
             "ratio": ratio,
@@ -168,7 +168,7 @@ def view_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     yield {
         "question": "view",
         "case": label,
-        **_times(np.array(totals)),
+        **times_of(np.array(totals)),
         "first_p50_s": first,
         "limit": MAX_VIEW_S,
         "first_limit": MAX_FIRST_S,
@@ -195,7 +195,7 @@ def growth_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     yield {
         "question": "growth",
         "case": f"{options.model}, stage 2, {counts[1]} images, {GROWTH_SIZE} px",
-        **_times(np.array([run["seconds"] for run in many])),
+        **times_of(np.array([run["seconds"] for run in many])),
         "other": f"{counts[0]} images",
         "other_p50_s": float(np.median([run["seconds"] for run in few])),
         "ratio": ratio,
@@ -332,7 +332,7 @@ def _peer_rows(name: str, folder: str, options: argparse.Namespace) -> Iterator[
             "case": f"{case}, {words}",
             "error": error,
             "is_correct": True,
-            **_times(ours),
+            **times_of(ours),
             "other": f"OpenERF {openerf_version()}",
             "other_p50_s": float(np.median(other)),
             "speedup": speedup,
@@ -384,12 +384,12 @@ def in_turns(runs: Sequence[Callable[[], object]], repeats: int) -> np.ndarray:
     return times
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
 
-def _times(seconds: np.ndarray) -> dict[str, float]:
+def times_of(seconds: np.ndarray) -> dict[str, float]:
     p20, p50, p80 = (float(v) for v in np.percentile(seconds, (20, 50, 80)))
     return {"n": len(seconds), "p20_s": p20, "p50_s": p50, "p80_s": p80}
 

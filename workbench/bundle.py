@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench import permalink
+from workbench.attribution_lab import PARTS
 from workbench.export import save_results
 from workbench.figures.paper import render
 from workbench.files import tables
@@ -65,7 +66,13 @@ def _erf_lab(
     }
 
 
-TABS = {"overview": _overview, "scan": _scan_lab}
+def _attribution_lab(wb: Workbench, view: View, token: CancelToken | None) -> dict[str, Any]:
+    """Maps of the pair, paths, attention under both schemes, and the checks."""
+    parts = [part for part in PARTS if part != "randomisation" or view.attr_sanity]
+    return wb.attribution_lab.results(view, parts, token)
+
+
+TABS = {"overview": _overview, "scan": _scan_lab, "attribution": _attribution_lab}
 
 
 def file_name(view: View) -> str:

@@ -130,6 +130,14 @@ def check_choice(what: str, given: str, allowed: list[str]) -> None:
         )
 
 
+def check_class(given: int, n_classes: int) -> None:
+    if not 0 <= given < n_classes:
+        raise BadInputError(
+            f"There is no class {given}. This model knows {n_classes} classes, "
+            f"0 to {n_classes - 1}."
+        )
+
+
 def check_scan(text: str) -> str:
     """The full text of a scan: "es2d" becomes "es2d:step=2"; a scheme with any of its numbers."""
     try:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SUMMARIES = {
     "scan": "the scan paths of one stage under two or three schemes",
     "erf": "the effective receptive field of one token under two schemes",
-    "attribute": "the prediction and its Grad-CAM maps per stage",
+    "attribute": "the prediction and attribution maps, paths, implicit attention and checks",
     "profile": "the time of one forward pass, per block and operator, under two schemes",
 }
 BAD_INPUT = 2  # the exit status of argparse, too
@@ -78,6 +78,8 @@ def argument_parser() -> argparse.ArgumentParser:
             _add_scan_arguments(command)
         if name == "erf":
             _add_erf_arguments(command)
+        if name == "attribute":
+            _add_attribution_arguments(command)
         add("--out", type=Path, default=Path("runs"), metavar="DIR", help="folder (default runs)")
         add(
             "--format",
@@ -155,6 +157,44 @@ def _add_erf_arguments(command: argparse.ArgumentParser) -> None:
     add("--paths", action="store_true", help="also the gradient by its path through each block")
 
 
+def _add_attribution_arguments(command: argparse.ArgumentParser) -> None:
+    add, view = command.add_argument, View()
+    add(
+        "--method",
+        metavar="NAME",
+        help="a method of `info`, such as lrp (default: Grad-CAM; with no other flag its first "
+        "form, with the sums of each path)",
+    )
+    add(
+        "--option",
+        dest="options",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of the method, such as steps=64 or baseline=mean",
+    )
+    add("--contrast", type=int, metavar="CLASS", help="explain the class against this one")
+    add(
+        "--beside",
+        default=view.attr_rival,
+        metavar="NAME",
+        help="what stands beside: scan, weights, random, a model of `info`, or photo:NAME",
+    )
+    add("--evidence", action="store_true", help="also the maps of each path of each EVSS block")
+    add("--attention", action="store_true", help="also the implicit attention of the token")
+    add("--block", type=int, default=view.attr_block, help="whose scan attends (default 1)")
+    add("--channel", type=int, help="one channel of the attention (default: mean over channels)")
+    add("--faithfulness", action="store_true", help="also insertion, deletion and the controls")
+    add("--sanity", action="store_true", help="also the maps of weights made random")
+    add(
+        "--folder",
+        type=Path,
+        metavar="DIR",
+        help="the numbers of every photo below DIR with their summary, instead of maps; of the "
+        "flags above it knows the method, its options, --contrast and --faithfulness",
+    )
+
+
 def _add_training(commands: Any) -> None:
     summary = "pictures of training runs: loss, accuracy and speed, or a table of ablations"
     command = commands.add_parser("training", help=summary, description=f"Draws {summary}.")
@@ -197,7 +237,7 @@ def _open(args: argparse.Namespace, weights: str | None = None) -> LocalWorkbenc
 
     names = ("gallery_dir", "device", "backend", "threads")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    folder = getattr(args, "folder", None)
+    folder = args.folder if args.command == "erf" else None
     return LocalWorkbench(replace(Settings.from_env(), **given), weights, schemes, folder)
 
 
@@ -313,7 +353,23 @@ def _view(wb: LocalWorkbench, args: argparse.Namespace) -> View:
         x=args.x,
         target=args.target,
         **_erf_fields(args),
+        **_attribution_fields(args),
     )
+
+
+def _attribution_fields(args: argparse.Namespace) -> dict[str, Any]:
+    """Fields of the view that only `attribute` has flags for."""
+    if args.command != "attribute":
+        return {}
+    return {
+        "contrast": args.contrast,
+        "attr_method": args.method or View().attr_method,
+        "attr_options": ",".join(args.options),
+        "attr_rival": args.beside,
+        "attr_block": args.block,
+        "attr_channel": args.channel,
+        "attr_sanity": args.sanity,
+    }
 
 
 def _erf_fields(args: argparse.Namespace) -> dict[str, Any]:
@@ -341,7 +397,7 @@ def _results(
     if args.command == "erf":
         return _erf_results(wb, view, args, ends)
     if args.command == "attribute":
-        return {"prediction": wb.predict(view), "attribution": wb.attribution(view)}
+        return _attribution_results(wb, view, args)
     a, b = _last(wb.profile_pair(view))
     return {"profile_a": a, "profile_b": b}
 
@@ -392,6 +448,33 @@ def _erf_results(
     return results
 
 
+def _attribution_results(
+    wb: LocalWorkbench, view: View, args: argparse.Namespace
+) -> dict[str, Any]:
+    lab = wb.attribution_lab
+    if args.folder:
+        for name in ("beside", "evidence", "attention", "sanity"):
+            if getattr(args, name):
+                raise BadInputError(f"--{name} shows maps, --folder only numbers. Leave out one.")
+        from workbench.image_sets import pictures_below
+
+        batch = _last(lab.batch(view, pictures_below(args.folder), args.faithfulness))
+        for reason in batch.skipped:
+            print(f"left out: {reason}", file=sys.stderr)
+        return {"batch": batch}
+    results: dict[str, Any] = {"prediction": wb.predict(view)}
+    checks = {
+        "evidence": args.evidence,
+        "attention": args.attention,
+        "faithfulness": args.faithfulness,
+        "randomisation": args.sanity,
+    }
+    parts = {part for part, is_asked in checks.items() if is_asked}
+    if args.method or args.options or args.beside or args.contrast is not None or parts:
+        return results | lab.results(view, {"maps", *parts}, follow=_last)
+    return results | {"attribution": wb.attribution(view)}
+
+
 def _last(items: Iterator[Any]) -> Any:
     """The final result of a long run; progress goes to the terminal."""
     result = None
@@ -428,6 +511,7 @@ def _save(folder: Path, files: dict[str, bytes]) -> Iterator[Path]:
 
 def _info(args: argparse.Namespace) -> None:
     import kernels
+    from workbench.analyses.attribution.methods import METHODS
 
     wb = _open(args)
     print("models")
@@ -449,6 +533,10 @@ def _info(args: argparse.Namespace) -> None:
         print(f"  {photo.id:24} {photo.width} x {photo.height} px, {credit}")
     for problem in wb.photos.problems:
         print(f"  left out: {problem}")
+    print("methods")
+    for name, method in METHODS.items():
+        options = ", ".join(f"{field.name}={field.default}" for field in method.fields)
+        print(f"  {name:24} {method.label}{f' ({options})' if options else ''}")
     print("backends")
     for name, reason in kernels.backends().items():
         print(f"  {name:24} {'usable' if reason is None else f'not usable: {reason}'}")

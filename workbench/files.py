@@ -11,26 +11,28 @@ import numpy as np
 from workbench.errors import BadInputError
 from workbench.export import pack, to_json, to_npz
 from workbench.figures.latex import erf_csv, latex_rows
-from workbench.report import html_report, scheme_csv
-from workbench.results import ErfResult, SchemeTableResult
+from workbench.report import batch_csv, html_report, scheme_csv
+from workbench.results import AttributionBatch, ErfResult, MapsResult, SchemeTableResult
 
 FORMATS = ("json", "npz", "png", "svg", "html", "zip", "csv", "npy", "tex")
 # Formats that some results only can have, and whose.
 SPECIAL = {
-    "csv": "the table of schemes (add --compare or --all-schemes to `scan`) and receptive fields",
-    "npy": "receptive fields (`erf`)",
+    "csv": "the table of schemes (add --compare or --all-schemes to `scan`), receptive fields and "
+    "a folder of attributions",
+    "npy": "receptive fields (`erf`) and attribution maps (`attribute --method`)",
     "tex": "receptive fields (`erf`)",
 }
 
 
 def tables(results: Mapping[str, Any]) -> dict[str, bytes]:
-    """Files for a spreadsheet or a paper, by file name: of each table of schemes, and one of all
-    receptive fields."""
-    found = {
-        f"{name}.csv": scheme_csv(result)
-        for name, result in results.items()
-        if isinstance(result, SchemeTableResult)
-    }
+    """Files for a spreadsheet or a paper, by file name: of each table of schemes and each folder
+    of attributions, and one of all receptive fields."""
+    found = {}
+    for name, result in results.items():
+        if isinstance(result, SchemeTableResult):
+            found[f"{name}.csv"] = scheme_csv(result)
+        elif isinstance(result, AttributionBatch):
+            found[f"{name}.csv"] = batch_csv(result)
     if fields := _fields(results):
         found |= {"erf.csv": erf_csv(fields), "erf.tex": latex_rows(fields).encode()}
     return found
@@ -41,13 +43,18 @@ def _fields(results: Mapping[str, Any]) -> list[ErfResult]:
 
 
 def _map_files(results: Mapping[str, Any]) -> dict[str, bytes]:
-    """The maps of receptive fields, float32 `[H, W]`, as numpy's own files."""
-    found = {}
+    """The maps of receptive fields and attributions, float32 `[H, W]`, as numpy's own files."""
+    arrays = {}
     for name, result in results.items():
         if isinstance(result, ErfResult):
-            file = io.BytesIO()
-            np.save(file, result.mass, allow_pickle=False)
-            found[f"{name}.npy"] = file.getvalue()
+            arrays[name] = result.mass
+        elif isinstance(result, MapsResult):
+            arrays |= {f"{name}_{one.name}": one.values for one in result.maps}
+    found = {}
+    for name, values in arrays.items():
+        file = io.BytesIO()
+        np.save(file, values, allow_pickle=False)
+        found[f"{name}.npy"] = file.getvalue()
     return found
 
 

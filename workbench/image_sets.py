@@ -190,16 +190,9 @@ class FolderImages(ImageSet):
     def __init__(
         self, folder: Path, shape: tuple[int, ...], n: int | None = None, seed: int = 0
     ) -> None:
-        if not folder.is_dir():
-            raise BadInputError(f"There is no folder {str(folder)!r}. Give a folder with photos.")
         if n is not None and n < 1:
             raise BadInputError(f"{n} images were asked for. Choose 1 or more.")
-        found = sorted(path.relative_to(folder).as_posix() for path in _pictures(folder))
-        if not found:
-            raise BadInputError(
-                f"There is no photo in {str(folder)!r} or below it. Give a folder with files whose "
-                f"names end in {', '.join(SUFFIXES)}."
-            )
+        found = [path.relative_to(folder).as_posix() for path in pictures_below(folder)]
         self._folder = folder
         self._shape = shape[0], shape[1]
         self._asked = n
@@ -256,6 +249,28 @@ class FolderImages(ImageSet):
             return path.read_bytes()
         except OSError as error:
             raise BadInputError(f"{name} cannot be read: {error.strerror}.") from error
+
+
+def pictures_below(folder: Path) -> list[Path]:
+    """Photos of a folder and of those in it, sorted; a sentence where there are none."""
+    if not folder.is_dir():
+        raise BadInputError(f"There is no folder {str(folder)!r}. Give a folder with photos.")
+    found = sorted(_pictures(folder), key=lambda path: path.relative_to(folder).as_posix())
+    if not found:
+        raise BadInputError(
+            f"There is no photo in {str(folder)!r} or below it. Give a folder with files whose "
+            f"names end in {', '.join(SUFFIXES)}."
+        )
+    return found
+
+
+def names_below(files: Sequence[Path]) -> tuple[str, ...]:
+    """Paths below the folder that all files share, fit for one line: no two look alike because
+    they lie in different folders."""
+    if not files:
+        return ()
+    root = os.path.commonpath([path.parent for path in files])
+    return tuple(_printable(path.relative_to(root).as_posix()) for path in files)
 
 
 def _pictures(folder: Path) -> Iterator[Path]:

@@ -47,9 +47,17 @@ PARAMETERS = {
     "set": "erf_set",
     "nets": "erf_rivals",
     "scale": "erf_scale",
+    "contrast": "contrast",
+    "method": "attr_method",
+    "options": "attr_options",
+    "beside": "attr_rival",
+    "block": "attr_block",
+    "channel": "attr_channel",
+    "sanity": "attr_sanity",
 }
 ALWAYS_WRITTEN = ("model", "weights", "image", "scan", "stage", "y", "x")
-NUMBERS = ("size", "stage", "y", "x", "target", "images")
+NUMBERS = ("size", "stage", "y", "x", "target", "images", "contrast", "block", "channel")
+SWITCHES = ("sanity",)  # 0 or 1
 LISTS = ("set", "nets")  # names with commas between; "none" for an empty list
 NONE = "none"
 LONGEST_VALUE = 200
@@ -70,7 +78,7 @@ def write(view: View) -> str:
     """Query string of a view, without the question mark."""
     default = View()
     pairs = [
-        (name, (",".join(value) or NONE) if name in LISTS else value)
+        (name, _text(name, value))
         for name, field in PARAMETERS.items()
         if (value := getattr(view, field)) is not None
         and (name in ALWAYS_WRITTEN or value != getattr(default, field))
@@ -122,9 +130,17 @@ def _only_what_passes(
     return view
 
 
+def _text(name: str, value: Any) -> Any:
+    if name in LISTS:
+        return ",".join(value) or NONE
+    return int(value) if name in SWITCHES else value
+
+
 def _value(name: str, text: str) -> Any:
     if name in NUMBERS:
         return int(text)
+    if name in SWITCHES:
+        return text == "1"
     if name in LISTS:
         return () if text == NONE else tuple(text.split(","))
     return text
@@ -156,6 +172,7 @@ def _problem(name: str, text: str) -> str:
         "definition": ERF_DEFINITIONS,
         "gates": ERF_GATES,
         "scale": ERF_SCALES,
+        **dict.fromkeys(SWITCHES, (0, 1)),
     }
     if name in allowed and text not in map(str, allowed[name]):
         return f"allowed are {', '.join(map(str, allowed[name]))}"

@@ -7,12 +7,12 @@ import csv
 import dataclasses
 import html
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from workbench.results import SchemeRow, SchemeTableResult
+from workbench.results import AttributionBatch, SchemeRow, SchemeTableResult
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1f2933; max-width: 60rem; margin: 2rem auto;
@@ -60,6 +60,13 @@ def facts(result: Any) -> list[tuple[str, str]]:
         rows += [(result.classes[i], f"{100 * result.probabilities[i]:.3g} %") for i in best]
     if hasattr(result, "restored"):
         rows += [(f"reach, {s.name}", _shares(s.share, s.mean_share)) for s in result.restored]
+    if isinstance(result, AttributionBatch):
+        rows += [
+            (name, f"mean {_text(float(m))} ({_text(float(a))} to {_text(float(b))})")
+            for name, m, a, b in zip(
+                result.columns, result.mean, result.low, result.high, strict=True
+            )
+        ]
     if hasattr(result, "lost"):
         for name in ("lost", "repeated"):
             tokens = getattr(result, name)
@@ -87,8 +94,22 @@ def scheme_columns(table: SchemeTableResult) -> list[list[str]]:
 
 def scheme_csv(table: SchemeTableResult) -> bytes:
     """The table of schemes for a spreadsheet: numbers with all digits, what is not known empty."""
+    return _csv(scheme_columns(table))
+
+
+def batch_csv(batch: AttributionBatch) -> bytes:
+    """One line per photo, then the mean and the 5th and 95th percentile over the photos."""
+    lines = [["image", "class", *batch.columns]]
+    for image, name, row in zip(batch.images, batch.target_names, batch.values, strict=True):
+        lines.append([_cell(image), _cell(name), *(_cell(float(v)) for v in row)])
+    for label, row in (("mean", batch.mean), ("p05", batch.low), ("p95", batch.high)):
+        lines.append([label, "", *(_cell(float(v)) for v in row)])
+    return _csv(lines)
+
+
+def _csv(lines: Iterable[Sequence[str]]) -> bytes:
     file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerows(scheme_columns(table))
+    csv.writer(file, lineterminator="\n").writerows(lines)
     return file.getvalue().encode()
 
 

@@ -309,6 +309,180 @@ class AttributionResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AttributionMap:
+    """One map of a method, on the cells of a stage's tokens or of the input."""
+
+    name: str  # "stage1" ... "stage4" | "input"
+    values: np.ndarray  # float32 [h, w]
+    stride: int  # input pixels per cell
+    layer: str  # which tensor the map is of, in words
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MapsResult:
+    """Maps of one attribution method for one class, or for one class against another.
+
+    The objective is the target's logit, minus the contrast's where one is set.
+    `Provenance.parameters` has the method, the target and every field of the method's form.
+    """
+
+    provenance: Provenance
+    method: str  # key in `analyses/attribution/methods.py`
+    label: str
+    where: str  # "stage": one map per stage | "input": one map
+    target: int
+    target_name: str
+    contrast: int | None
+    contrast_name: str
+    probability: float  # softmax of the target
+    objective: float  # at the photo
+    is_signed: bool  # False: no value is negative
+    maps: tuple[AttributionMap, ...]
+    baseline: str  # in words; "" where the method has none
+    baseline_objective: float  # nan where the method has none
+    bias_share: float  # relevance that biases took (LRP); nan for every other method
+    gaps: tuple[float, ...]  # per map: its sum minus what it should be; () if nothing is promised
+    verdict: str  # what the gaps mean, in words; "" if nothing is promised
+    unit: str = "logit"  # of the values, in words
+    is_density: bool = True  # values of neighbouring cells add up; else each stands for itself
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceMaps:
+    """The evidence of one EVSS block, token by token: sum over channels of g * path."""
+
+    stage: int
+    block: int  # 1-based within the stage
+    stride: int  # input pixels per token
+    paths: tuple[str, ...]  # "scan", "conv", "residual"
+    maps: np.ndarray  # float32 [P, H, W] signed logits
+    sums: tuple[float, ...]  # of each map
+    total: float  # sum g * output
+    error: (
+        float  # largest |sum of paths - g * output| of a token, over its largest sum_c |g * output|
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceResult:
+    """Through which path of each EVSS block the evidence for the objective came."""
+
+    provenance: Provenance
+    target: int
+    target_name: str
+    contrast: int | None
+    contrast_name: str
+    probability: float
+    objective: float
+    blocks: tuple[EvidenceMaps, ...]  # empty for a network without EVSS blocks
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionResult:
+    """Implicit attention of one token in the scan of one block: the exact linear map of S6.
+
+    alpha(i, j) = sum_n C_i[n] exp(sum_{m=j+1..i} dt_m A[n]) dt_j B_j[n] for j at or before i in a
+    sequence, else 0; y_i = sum over sequences and j of alpha(i, j) x_j, plus skip * x_i.
+    """
+
+    provenance: Provenance
+    stage: int
+    block: int
+    y: int
+    x: int
+    height: int  # tokens
+    width: int
+    stride: int  # input pixels per token
+    has_scan: bool
+    layer: str  # module path of the operator: "layers.0.blocks.0.op"
+    channel: int | None  # None: mean over the channels
+    n_channels: int
+    sequences: tuple[int, ...]  # that read the token, from 0; all maps below are in this order
+    rows: np.ndarray  # float32 [G, H, W] alpha(token, j): what the token reads from j
+    rows_size: np.ndarray  # float32 [G, H, W] mean |alpha| over the channels
+    columns: np.ndarray  # float32 [G, H, W] alpha(j, token): what j reads from the token
+    columns_size: np.ndarray
+    steps: np.ndarray  # int32 [S] steps back along a sequence, 0 first
+    decay: (
+        np.ndarray
+    )  # float32 [G, S] mean |alpha| over channels at that distance; nan past the start
+    skip: float  # D of the sequences, summed (mean over the channels)
+    error: float  # |sum alpha x + skip x - y| / |y| at the token, over all channels
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttributionBatch:
+    """A method's numbers for many photos, and their summary."""
+
+    provenance: Provenance  # of the first photo
+    method: str
+    images: tuple[str, ...]
+    skipped: tuple[str, ...]  # "name: why"
+    target_names: tuple[str, ...]  # of each photo
+    columns: tuple[str, ...]  # names of the numbers
+    values: np.ndarray  # float64 [images, columns]; nan where a photo has no such number
+    mean: np.ndarray  # float64 [columns], over the photos that have the number
+    low: np.ndarray  # float64 [columns] 5th percentile of the photos
+    high: np.ndarray  # float64 [columns] 95th percentile
+    is_final: bool = True
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaithfulnessCurve:
+    """How the objective follows an order of pixels, and how well a map predicts changes."""
+
+    name: str  # "map" | "random" | "edges"
+    insertion: np.ndarray  # float32 [S] objective's probability when the first share is inserted
+    deletion: np.ndarray  # float32 [S] ... when the first share is removed
+    insertion_low: np.ndarray  # float32 [S] over random orders; empty for one order
+    insertion_high: np.ndarray
+    deletion_low: np.ndarray
+    deletion_high: np.ndarray
+    insertion_auc: float
+    deletion_auc: float
+    infidelity: float  # nan where not computed
+    sensitivity: float  # nan where not computed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaithfulnessResult:
+    """Insertion, deletion, infidelity and sensitivity of one map beside two controls."""
+
+    provenance: Provenance
+    method: str
+    map_name: str  # "stage1" ... | "input"
+    target: int
+    target_name: str
+    shares: np.ndarray  # float32 [S] share of the pixels inserted or removed, 0 to 1
+    curves: tuple[FaithfulnessCurve, ...]
+    baseline: str  # what stands where pixels are missing, in words
+    n_random: int  # random orders behind the band
+    verdict: str
+    is_final: bool = True
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RandomisationResult:
+    """Does the map change when the network forgets? Weights randomised from the head down."""
+
+    provenance: Provenance
+    method: str
+    map_names: tuple[str, ...]
+    steps: tuple[str, ...]  # "trained", "head", "stage 4", ..., "stem": what is random so far
+    similarity: np.ndarray  # float32 [steps, maps] Spearman rank correlation with the trained map
+    edges: np.ndarray  # float32 [steps, maps] of each map with an edge detector on the photo
+    chance: np.ndarray  # float32 [maps] |correlation| that the trained map, moved, has by chance
+    verdict: str
+    is_final: bool = True
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BlockTime:
     stage: int  # 0 = stem, 5 = head
     block: int  # 1-based; 0 = everything of the stage that is no block (downsampling, stem, head)

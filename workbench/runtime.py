@@ -25,6 +25,7 @@ from workbench.analyses import attribution as attribution_analysis
 from workbench.analyses import profiling, reach, scan, schemes
 from workbench.analyses.checks import explain_non_finite
 from workbench.analyses.maps import stage_shape
+from workbench.attribution_lab import AttributionLab
 from workbench.cache import LruCache, ResultCache, run_key
 from workbench.choices import Header, ModelChoice, ScanChoice, WeightsChoice, check_choice
 from workbench.device import BACKEND_LABELS, DeviceLock, choose_device, device_label
@@ -68,6 +69,7 @@ class Workbench:
         self.results = ResultCache(self.settings.cache_bytes)
         self.lock = DeviceLock()
         self.erf_lab = ErfLab(self)
+        self.attribution_lab = AttributionLab(self)
 
     def warm_up(self) -> None:
         """Compile the kernels, forward and backward: seconds on a fresh installation."""
@@ -113,16 +115,12 @@ class Workbench:
         )
         check_choice("tab", view.tab, list(TABS))
         if view.target is not None:
-            n_classes = self._n_classes(view)
-            if not 0 <= view.target < n_classes:
-                raise BadInputError(
-                    f"There is no class {view.target}. This model knows {n_classes} classes, "
-                    f"0 to {n_classes - 1}."
-                )
+            choices.check_class(view.target, self.weighted(view, "a").num_classes)
         rows, columns, _ = self.stage_shape(view, view.stage)
         y = rows // 2 if view.y is None else min(max(view.y, 0), rows - 1)
         x = columns // 2 if view.x is None else min(max(view.x, 0), columns - 1)
-        return self.erf_lab.resolve(replace(view, y=y, x=x))
+        view = self.erf_lab.resolve(replace(view, y=y, x=x))
+        return self.attribution_lab.resolve(view)
 
     def describe(self, view: View) -> Header:
         """Model, weights, device and backend of a view in words."""
@@ -439,9 +437,6 @@ class Workbench:
         if spec.is_runnable:
             return self.twin(view, which), None
         return self.weighted(view, which), spec
-
-    def _n_classes(self, view: View) -> int:
-        return self.weighted(view, "a").num_classes
 
     def prepared(self, view: View) -> Prepared:
         photo = self.photos.get(view.photo)

@@ -11,7 +11,7 @@ SIZES = (64, 128, 224, 384, 512, 1024)
 SIZE_RULE = "multiple of 32 from 64 to 1024"
 FITS = ("crop", "whole")
 STAGES = (1, 2, 3, 4)
-TABS = ("overview", "scan", "erf")
+TABS = ("overview", "scan", "erf", "attribution")
 ERF_DEFINITIONS = ("mass", "replknet", "vmamba", "openerf")
 ERF_GATES = ("live", "frozen")
 ERF_SCALES = ("log", "linear", "power")
@@ -31,6 +31,12 @@ class View:
     with the weights trained for it, where they ship), "weights" (scheme B on scheme A's weights),
     "random" (scheme A, random weights), a model's name, or "timm:NAME". `erf_set` are the ids of
     uploaded photos to average over, () for seeded crops of the gallery.
+
+    The attribution tab: `contrast` is the class that `target` is set against, None for none.
+    `attr_options` are the method's options that differ from its defaults, "steps=64,baseline=mean".
+    `attr_rival` is what stands beside: "" for nothing, a network as in `erf_rivals`, or
+    "photo:NAME". `attr_block` (from 1) and `attr_channel` (None: mean) choose the scan whose
+    implicit attention is shown; `attr_sanity` asks for the randomisation of the weights.
     """
 
     model: str = "efficientvmamba_tiny"
@@ -53,6 +59,13 @@ class View:
     erf_set: tuple[str, ...] = ()
     erf_rivals: tuple[str, ...] = ("scan",)
     erf_scale: str = "log"
+    contrast: int | None = None
+    attr_method: str = "grad_cam"
+    attr_options: str = ""
+    attr_rival: str = ""
+    attr_block: int = 1
+    attr_channel: int | None = None
+    attr_sanity: bool = False
 
     def with_focus(self, stage: int, y: int | None, x: int | None) -> View:
         return replace(self, stage=stage, y=y, x=x)

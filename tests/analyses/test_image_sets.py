@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from workbench.errors import BadInputError
-from workbench.image_sets import ErfImages, FolderImages, PhotoSet
+from workbench.image_sets import ErfImages, FolderImages, PhotoSet, names_below, pictures_below
 from workbench.photos import PhotoLibrary, normalise, prepare
 from workbench.settings import Settings
 
@@ -231,3 +231,17 @@ def test_folders_without_photos(tmp_path):
     picture(tmp_path / "a.png")
     with pytest.raises(BadInputError, match="0 images"):
         FolderImages(tmp_path, (32, 32), 0)
+
+
+def test_names_of_files_tell_them_apart(tmp_path):
+    files = [tmp_path / "a" / "one.png", tmp_path / "b" / "one.png", tmp_path / "a" / "\n.png"]
+    assert names_below(files) == ("a/one.png", "b/one.png", "a/?.png")
+    assert names_below(files[:1]) == ("one.png",) and names_below([]) == ()
+    for file in files:
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"")
+    (tmp_path / "a" / "._one.png").write_bytes(b"")
+    (tmp_path / "a" / "one.txt").write_bytes(b"")
+    assert pictures_below(tmp_path) == [files[2], files[0], files[1]]
+    with pytest.raises(BadInputError, match="no folder"):
+        pictures_below(tmp_path / "none")

@@ -15,7 +15,7 @@ from PIL import Image
 from models.registry import WEIGHTS_DIR
 from workbench.cli import main
 from workbench.export import load_results
-from workbench.results import ErfResult, UserProbeResult
+from workbench.results import AttributionBatch, ErfResult, UserProbeResult
 
 SMALL = ["--model", "test", "--weights", "random", "--size", "128"]
 
@@ -271,6 +271,109 @@ def test_what_a_field_cannot_have_is_said(
     assert status == 2 and "error: " in said and words in said and "Traceback" not in said
 
 
+def test_every_part_of_an_attribution(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--size", "64", "--stage", "1", "--y", "3", "--x", "4", "--target", "1"]
+    flags += ["--method", "integrated_gradients", "--option", "steps=2", "--option"]
+    flags += ["baseline=mean", "--contrast", "2", "--beside", "photo:coffee", "--evidence"]
+    flags += ["--attention", "--block", "1", "--channel", "3", "--faithfulness", "--sanity"]
+    formats = "json,npz,npy,png,svg,html,zip"
+    assert run(tmp_path, "attribute", *flags, "--format", formats) == 0
+    bundle = load_results(tmp_path / "attribute.zip")
+    parts = ("evidence", "faithfulness", "randomisation", "prediction")
+    pairs = {f"{name}_{key}" for name in ("maps", "attention") for key in "ab"}
+    assert set(bundle.results) == pairs | {*parts}
+    a, b = bundle.results["maps_a"], bundle.results["maps_b"]
+    assert (a.method, a.target, a.contrast) == ("integrated_gradients", 1, 2)
+    assert {"steps": 2, "baseline": "mean"}.items() <= a.provenance.parameters.items()
+    assert (b.target, b.contrast, b.provenance.image) == (1, 2, "coffee")
+    attention = bundle.results["attention_b"]
+    assert (attention.stage, attention.block, attention.channel) == (1, 1, 3)
+    assert (attention.y, attention.x, attention.provenance.scan) == (3, 4, "ss2d")
+    assert bundle.results["faithfulness"].map_name == "input"
+    assert bundle.results["randomisation"].steps[0] == "trained"
+    for key, result in (("a", a), ("b", b)):
+        values = np.load(tmp_path / f"maps_{key}_input.npy")
+        np.testing.assert_array_equal(values, result.maps[0].values)
+    for name in ("maps", "evidence", "attention", "faithfulness"):
+        assert (tmp_path / f"{name}.svg").read_bytes().startswith(b"<?xml")
+        assert bundle.pictures[name] == (tmp_path / f"{name}.png").read_bytes()
+    assert (tmp_path / "attribute.html").read_text(encoding="utf-8").count("data:image/png") == 4
+    assert "maps_a" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "names"),
+    [
+        (["--evidence"], {"maps_a", "evidence"}),
+        (["--contrast", "3"], {"maps_a"}),
+        (["--beside", "scan"], {"maps_a", "maps_b"}),
+        ([], {"attribution"}),
+    ],
+    ids=["paths", "contrast", "beside", "nothing"],
+)
+def test_without_a_method_grad_cam_is_shown(
+    tmp_path: Path, flags: list[str], names: set[str]
+) -> None:
+    assert run(tmp_path, "attribute", "--size", "64", *flags, "--format", "json") == 0
+    assert {path.stem for path in tmp_path.glob("*.json")} == names | {"prediction"}
+    if "maps_a" in names:
+        record = json.loads((tmp_path / "maps_a.json").read_text(encoding="utf-8"))
+        assert record["method"] == "grad_cam"
+        assert record["contrast"] == (3 if "--contrast" in flags else None)
+
+
+def test_attributions_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(2):
+        rgb = np.random.default_rng(i).integers(0, 255, (70, 90, 3), dtype=np.uint8)
+        Image.fromarray(rgb).save(folder / f"{i}.png")
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    flags = ["--size", "64", "--folder", str(folder), "--method", "saliency", "--faithfulness"]
+    assert run(tmp_path, "attribute", *flags, "--format", "json,npz,csv,zip,html,png") == 0
+    said = capsys.readouterr()
+    assert "left out: broken.jpg" in said.err and "sum input" in said.out
+    batch = load_results(tmp_path / "attribute.zip").results["batch"]
+    assert isinstance(batch, AttributionBatch) and batch.images == ("0.png", "1.png")
+    rows = list(csv.reader((tmp_path / "batch.csv").open(encoding="utf-8")))
+    assert [row[0] for row in rows[1:]] == ["0.png", "1.png", "mean", "p05", "p95"]
+    assert {"map insertion_auc", "random insertion_auc", "gap input"} - {*rows[0]} == {"gap input"}
+    mean = dict(zip(rows[0], rows[3], strict=True))
+    assert float(mean["probability"]) == pytest.approx(batch.mean[0], rel=1e-5)
+    assert "mean" in (tmp_path / "attribute.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--method", "deep_lift"], "is not offered. DeepLift needs a rule"),
+        (["--method", "score_cam"], "grad_cam"),
+        (["--option", "steps=3"], "Its fields: none"),
+        (["--method", "lrp", "--option", "deep"], "name=value"),
+        (["--method", "layer_ig", "--option", "steps=0"], "1 to 1024"),
+        (["--target", "3", "--contrast", "3"], "with itself"),
+        (["--contrast", "1000"], "0 to 999"),
+        (["--beside", "photo:nobody"], "chelsea"),
+        (["--beside", "timm:resnet18"], "photo:NAME"),
+        (["--attention", "--block", "0"], "count from 1"),
+        (["--attention", "--channel", "64"], "0 to 63"),
+        (["--folder", "/no/such/folder"], "no folder"),
+        (["--folder", ".", "--beside", "scan"], "--beside"),
+        (["--folder", ".", "--sanity"], "--sanity"),
+        (["--method", "lrp", "--format", "csv"], "csv is for"),
+        (["--format", "npy"], "npy is for"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_an_attribution_cannot_have_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], words: str
+) -> None:
+    formats = [] if "--format" in flags else ["--format", "json"]
+    assert run(tmp_path, "attribute", "--size", "64", *formats, *flags) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and words in said and "Traceback" not in said
+
+
 def test_unreadable_photo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "notes.png").write_text("no picture")
     assert run(tmp_path, "scan", "--image", str(tmp_path / "notes.png")) == 2
@@ -290,12 +393,14 @@ def test_info_lists_what_can_be_chosen(capsys: pytest.CaptureFixture[str]) -> No
     for word in ("efficientvmamba_tiny", "6,493,660", "es2d:step=2", "ss2d", "chelsea", "CC0"):
         assert word in said
     assert "reference" in said and "usable" in said
+    assert "integrated_gradients" in said and "(steps=32, baseline=blur)" in said
 
 
 def test_help_does_not_load_torch() -> None:
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        "from workbench.cli import main\n"
+        "from workbench.cli import argument_parser, main\n"
+        "argument_parser().parse_args(['attribute'])\n"
         "main(['scan', '--help'])"
     )
     root = Path(__file__).parents[2]

@@ -61,6 +61,10 @@ def test_info_lists_what_can_be_asked_for(client) -> None:
     assert {"es2d:step=2", "ss2d"} <= {s["name"] for s in info["scans"]}
     assert "chelsea" in [p["id"] for p in info["images"]]
     assert all(p["credit"] and p["licence"] for p in info["images"])
+    assert info["methods"]["integrated_gradients"]["fields"][0]["name"] == "steps"
+    assert (
+        "gradients" not in info["methods_not_offered"] and info["methods_not_offered"]["deep_lift"]
+    )
     assert info["backends"]["cpu"] is None
     assert set(info["backends"]) == {"reference", "cpu", "triton"}
 
@@ -185,6 +189,60 @@ def test_attribution(client) -> None:
     assert all(e["error"] < 1e-4 for e in answer["evidence"])
 
 
+def test_attribution_by_a_method_with_everything(client) -> None:
+    answer = client.predict(
+        **(TEST_MODEL | {"size": 64}),
+        stage=1,
+        y=3,
+        x=4,
+        target=1,
+        contrast=2,
+        method="integrated_gradients",
+        options="baseline=mean,steps=2",
+        beside="scan",
+        block=1,
+        channel=3,
+        evidence=True,
+        attention=True,
+        faithfulness=True,
+        sanity=True,
+        formats="npz,npy,json,png,svg,zip",
+        api_name="/attribution",
+    )
+    assert (answer["method"], answer["target"], answer["contrast"]) == (
+        "integrated_gradients",
+        1,
+        2,
+    )
+    assert answer["provenance"]["parameters"]["steps"] == 2
+    (own,), (other,) = answer["maps"], answer["rival"]["maps"]
+    assert np.array(own["values"]).shape == (64, 64) and own["values"] != other["values"]
+    assert answer["rival"]["provenance"]["scan"] == "ss2d" and answer["rival"]["target"] == 1
+    assert answer["evidence"]["blocks"][0]["paths"] == ["scan", "conv", "residual"]
+    attention = [answer[f"attention_{key}"] for key in "ab"]
+    assert [a["provenance"]["scan"] for a in attention] == ["es2d:step=2", "ss2d"]
+    assert {(a["y"], a["x"], a["channel"]) for a in attention} == {(3, 4, 3)}
+    assert answer["faithfulness"]["is_final"] and answer["randomisation"]["is_final"]
+    files = {name: base64.b64decode(data) for name, data in answer["files"].items()}
+    values = np.load(io.BytesIO(files["maps_a_input.npy"]))
+    np.testing.assert_allclose(values, own["values"], rtol=1e-4, atol=1e-12)
+    with np.load(io.BytesIO(files["maps_a.npz"]), allow_pickle=False) as arrays:
+        np.testing.assert_array_equal(arrays["maps.0.values"], values)
+    pictures = {f"{n}.png" for n in ("maps", "evidence", "attention", "faithfulness")}
+    assert pictures <= set(files)
+    results = set(unpack(files["attribution.zip"]).results)
+    assert {f"{name}.json" for name in results} <= set(files) and len(results) == 7
+
+
+def test_attribution_by_a_method_alone(client) -> None:
+    answer = client.predict(
+        **(TEST_MODEL | {"size": 64}), method="saliency", api_name="/attribution"
+    )
+    assert (answer["where"], answer["is_signed"], answer["contrast"]) == ("input", False, None)
+    extras = ("rival", "evidence", "attention_a", "faithfulness", "randomisation", "files")
+    assert not set(extras) & set(answer) and answer["baseline_objective"] is None
+
+
 def test_profile(client) -> None:
     answer = client.predict(**TEST_MODEL, api_name="/profile")
     assert answer["is_correct"] is True
@@ -227,6 +285,30 @@ def test_export_of_the_erf_tab(client) -> None:
     assert set(bundle.tables) >= {"erf"}
 
 
+def test_export_of_the_attribution_tab(client) -> None:
+    answer = client.predict(
+        **(TEST_MODEL | {"size": 64}),
+        stage=1,
+        tab="attribution",
+        method="saliency",
+        target=1,
+        contrast=2,
+        beside="photo:coffee",
+        sanity=True,
+        api_name="/export",
+    )
+    assert "-attribution-stage1-" in answer["name"]
+    bundle = unpack(base64.b64decode(answer["base64"]))
+    pairs = {f"{name}_{key}" for name in ("maps", "attention") for key in "ab"}
+    assert set(bundle.results) == pairs | {"evidence", "faithfulness", "randomisation"}
+    assert set(bundle.pictures) == {"maps", "evidence", "attention", "faithfulness"}
+    assert bundle.results["maps_b"].provenance.image == "coffee"
+    assert bundle.results["maps_a"].maps[0].values.shape == (64, 64)
+    assert bundle.results["faithfulness"].method == "saliency"
+    for part in ("method=saliency", "contrast=2", "beside=photo:coffee", "sanity=1"):
+        assert part in bundle.extra["link"]
+
+
 def test_a_photo_as_data_uri(client) -> None:
     buffer = io.BytesIO()
     Image.fromarray(np.full((90, 70, 3), 40, np.uint8)).save(buffer, "PNG")
@@ -267,6 +349,25 @@ def test_a_photo_as_data_uri(client) -> None:
         ("/predict", {"scan": "cascade2d"}, "another network"),
         ("/erf", {"images": 0}, "image"),
         ("/attribution", {"target": 10_000}, "class"),
+        ("/attribution", {"method": "deep_lift"}, "is not offered"),
+        ("/attribution", {"method": "score_cam"}, "grad_cam"),
+        ("/attribution", {"method": "layer_ig", "options": "steps=0"}, "1 to 1024"),
+        ("/attribution", {"method": "grad_cam", "options": "steps=1"}, "fields: none"),
+        ("/attribution", {"method": "lrp", "contrast": 1000}, "0 to 999"),
+        ("/attribution", {"method": "lrp", "contrast": 3, "target": 3}, "with itself"),
+        ("/attribution", {"method": "lrp", "contrast": "tench"}, "whole number or null"),
+        ("/attribution", {"method": "lrp", "beside": "photo:nobody"}, "chelsea"),
+        ("/attribution", {"method": "lrp", "beside": "file:/etc/passwd"}, "photo:NAME"),
+        ("/attribution", {"method": "grad_cam", "attention": True, "channel": 64}, "0 to 63"),
+        ("/attribution", {"method": "grad_cam", "block": 0}, "count from 1"),
+        ("/attribution", {"method": "grad_cam", "evidence": 1}, "true or false"),
+        ("/attribution", {"method": "grad_cam", "formats": "csv"}, "csv is for"),
+        ("/attribution", {"contrast": 3}, "contrast needs a method"),
+        ("/attribution", {"contrast": 0}, "contrast needs a method"),
+        ("/attribution", {"faithfulness": True}, "faithfulness needs a method"),
+        ("/attribution", {"formats": "png"}, "formats needs a method"),
+        ("/attribution", {"sanity": True}, "sanity needs a method"),
+        ("/export", {"tab": "attribution", "method": "deep_lift"}, "is not offered"),
         ("/predict", {"size": 100_000}, "224"),
     ],
 )

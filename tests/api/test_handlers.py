@@ -13,8 +13,8 @@ from PIL import Image
 from workbench.errors import BadInputError
 from workbench.runtime import Workbench
 from workbench.settings import Settings
-from workbench.ui.build import ERF_CONTROLS
-from workbench.ui.handlers import MOST_PROBABLE, Handlers
+from workbench.ui.build import ATTRIBUTION_CONTROLS, ERF_CONTROLS, FIELD_CONTROLS
+from workbench.ui.handlers import MOST_PROBABLE, NO_CONTRAST, Handlers
 from workbench.ui.panels import ORDER, TITLES
 from workbench.ui.state import Sessions
 from workbench.view import TABS, View
@@ -47,10 +47,14 @@ def event(**data: object) -> SimpleNamespace:
 
 
 def change(handlers: Handlers, view: View, **changes: object) -> dict:
+    """As the page calls it: with every control of the view, some of them changed."""
+    values: dict = {"target": MOST_PROBABLE, "view": view}
     fields = ("model", "weights", "scan_a", "scan_b", "scan_c", "stage", "size", "fit")
-    values = {name: getattr(view, name) for name in (*fields, *ERF_CONTROLS)}
-    values |= {"target": MOST_PROBABLE} | changes
-    return handlers.change(view, *values.values())
+    values |= {name: getattr(view, name) for name in (*fields, *ERF_CONTROLS)}
+    shown = handlers.attribution_updates(view)
+    values |= {name: shown[name]["value"] for name in (*ATTRIBUTION_CONTROLS, *FIELD_CONTROLS)}
+    assert changes.keys() <= values.keys()
+    return handlers.change(*(values | changes).values())
 
 
 def test_changing_the_stage_keeps_the_image_point(handlers: Handlers, view: View) -> None:
@@ -179,6 +183,93 @@ def test_the_lab_of_fields_follows_its_controls(handlers: Handlers, view: View) 
     assert "timm:../x" in handlers.messages[-1]
     assert change(handlers, changed, erf_images=5001)["view"] == changed
     assert change(handlers, changed, erf_images=None)["view"] == changed
+
+
+def test_the_lab_of_attributions_follows_its_controls(handlers: Handlers, view: View) -> None:
+    names = handlers.wb.attribution_lab.classes(view)
+    wanted = {
+        "target": names[5],
+        "contrast": names[7],
+        "attr_method": "integrated_gradients",
+        "attr_rival": "photo:coffee",
+        "attr_channel": 3.0,
+        "attr_sanity": True,
+    }
+    updates = change(handlers, view, **wanted)
+    changed = updates["view"]
+    assert (changed.target, changed.contrast, changed.attr_channel) == (5, 7, 3)
+    assert changed.attr_rival == "photo:coffee" and changed.attr_sanity is True
+    assert updates["contrast"]["value"] == names[7]
+    listed = {name for _, name in updates["attr_rival"]["choices"]}
+    assert {"", "scan", "efficientvmamba_tiny", "photo:coffee", "photo:chelsea"} <= listed
+    assert [n for _, n in updates["attr_block"]["choices"]] == [1]
+    # The form is the method's own.
+    shown = {name for name in FIELD_CONTROLS if updates[name]["visible"]}
+    assert shown == {"attr_field_steps", "attr_field_baseline"}
+    assert updates["attr_field_steps"]["value"] == 32
+    assert not handlers.messages
+
+
+def test_fields_of_a_method_become_options_and_another_starts_anew(
+    handlers: Handlers, view: View
+) -> None:
+    view = change(handlers, view, attr_method="smoothgrad")["view"]
+    assert view.attr_options == ""
+    changed = change(handlers, view, attr_field_samples=8, attr_field_noise=0.25)["view"]
+    assert changed.attr_options == "samples=8,noise=0.25"
+    # An emptied field is the method's default.
+    assert change(handlers, changed, attr_field_samples=None)["view"].attr_options == "noise=0.25"
+    assert change(handlers, changed, attr_field_samples=0)["view"] == changed
+    assert "from 1 to 1024" in handlers.messages[-1]
+    assert change(handlers, changed, attr_method="gradient_shap")["view"].attr_options == ""
+
+
+def test_what_the_lab_of_attributions_cannot_have_is_said(handlers: Handlers, view: View) -> None:
+    names = handlers.wb.attribution_lab.classes(view)
+    bad = (
+        {"target": names[5], "contrast": names[5]},
+        {"attr_rival": "photo:nobody"},
+        {"attr_rival": "timm:resnet18"},
+        {"attr_channel": -1},
+        {"attr_method": "deep_lift"},
+    )
+    for n, changes in enumerate(bad, start=1):
+        assert change(handlers, view, **changes)["view"] == view
+        assert len(handlers.messages) == n
+    # Nothing was chosen, or nonsense came from the browser.
+    same = {"contrast": None, "attr_rival": None, "attr_block": None, "attr_channel": float("nan")}
+    assert change(handlers, view, **same)["view"] == view
+    assert change(handlers, view, contrast=NO_CONTRAST)["view"] == view
+
+
+def test_a_contrast_stays_with_its_classes(handlers: Handlers, view: View) -> None:
+    names = handlers.wb.attribution_lab.classes(view)
+    view = change(handlers, view, contrast=names[7], target=names[5])["view"]
+    assert handlers.choose_photo(view, SimpleNamespace(id="coffee", _data={}))["view"].contrast is (
+        None
+    )
+    other = change(handlers, view, contrast=names[7], model="efficientvmamba_tiny")["view"]
+    assert other.contrast is None and other.target is None
+
+
+def test_a_scheme_of_another_network_leaves_the_controls_alive(
+    handlers: Handlers, view: View
+) -> None:
+    updates = change(handlers, view, scan_a="vim", target="tench", contrast="goldfish")
+    assert updates["view"].scan_a.startswith("vim") and len(updates["contrast"]["choices"]) == 1001
+    assert (updates["view"].target, updates["view"].contrast) == (0, 1)
+    for panels in handlers.run(replace(updates["view"], tab="attribution"), {}, REQUEST):
+        for name in set(panels) & set(ORDER["attribution"]):
+            assert "another network" in json.loads(panels[name])["empty"]["text"]
+
+
+def test_a_path_only_scheme_b_leaves_the_attention_of_a(handlers: Handlers, view: View) -> None:
+    shown = replace(handlers.wb.resolve(replace(view, scan_b="vim")), tab="attribution")
+    panels: dict = {}
+    for updates in handlers.run(shown, {}, REQUEST):
+        panels |= {name: json.loads(updates[name]) for name in TITLES if name in updates}
+    assert set(panels) == set(ORDER["attribution"])
+    assert not any("empty" in panel for panel in panels.values())
 
 
 def test_a_set_of_photos_is_averaged_and_left_again(

@@ -10,7 +10,14 @@ from workbench.ui.texts import HELP
 
 GLOSSARY = (Path(__file__).parents[2] / "workbench" / "GLOSSARY.md").read_text(encoding="utf-8")
 TERMS = ("reach", "gap", "jump", "break", "path only", "verified", "half-life", "pad", "move")
-TERMS += ("band", "split-half distance", "phase", "frozen gates")
+TERMS += (
+    "band",
+    "split-half distance",
+    "phase",
+    "frozen gates",
+    "implicit attention",
+    "completeness gap",
+)
 
 
 @pytest.mark.parametrize("term", TERMS)

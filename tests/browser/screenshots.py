@@ -1,7 +1,7 @@
 """`make screenshots`: the pictures of the README and of our own eyes, from the running app.
 
-Writes assets/screenshot.png and assets/erf.png (light, 1440x900) for the README; with --all DIR one
-view in every theme and size.
+Writes the pictures of the README into assets (light, 1440x900); with --all DIR one view in every
+theme and size.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ SHOTS = (
 README = {
     "screenshot.png": "?",
     "erf.png": "?tab=erf&image=coffee&stage=2&y=11&x=17&nets=scan,timm:tf_efficientnet_lite0",
+    "attribution.png": "?tab=attribution&image=rocket&stage=2&beside=scan",
 }
 
 

@@ -11,6 +11,12 @@ from matplotlib.figure import Figure
 
 from workbench.figures.attribution import PATHS, per_area
 from workbench.figures.erf_maps import TONES
+from workbench.figures.paper_attribution import (
+    attention_figure,
+    evidence_figure,
+    faithfulness_figure,
+    maps_figure,
+)
 from workbench.figures.paper_erf import erf_figure, phases_figure
 from workbench.figures.paper_parts import above_the_footer, focus, footer, map_axes, png, svg
 from workbench.figures.paper_paths import paths_figure
@@ -56,10 +62,27 @@ def render(
         figures["erf_paths"] = paths_figure(results["erf_paths"])
     if "attribution" in results and rgb is not None:
         figures["attribution"] = attribution_figure(results["attribution"], rgb)
+    figures |= _attribution_lab(results, rgb)
     if "profile_a" in results and all(results[f"profile_{k}"].is_correct for k in "ab"):
         figures["profile"] = profile_figure(results["profile_a"], results["profile_b"])
     write = {"png": png, "svg": svg}[form]
     return {f"{name}.{form}": write(figure) for name, figure in figures.items()}
+
+
+def _attribution_lab(results: dict[str, Any], rgb: np.ndarray | None) -> dict[str, Figure]:
+    found: dict[str, Figure] = {}
+    maps = {key: results[f"maps_{key}"] for key in "ab" if f"maps_{key}" in results}
+    if maps and rgb is not None:
+        found["maps"] = maps_figure(maps, rgb)
+    if "evidence" in results and results["evidence"].blocks:
+        found["evidence"] = evidence_figure(results["evidence"])
+    rows = {key: results[f"attention_{key}"] for key in "ab" if f"attention_{key}" in results}
+    if any(result.has_scan for result in rows.values()) and rgb is not None:
+        found["attention"] = attention_figure(rows, rgb)
+    if "faithfulness" in results:
+        sanity = results.get("randomisation")
+        found["faithfulness"] = faithfulness_figure(results["faithfulness"], sanity)
+    return found
 
 
 def _path(axes: Axes, result: ScanResult) -> None:

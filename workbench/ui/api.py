@@ -21,6 +21,7 @@ import numpy as np
 
 import kernels
 from workbench import permalink
+from workbench.analyses.attribution.methods import METHODS, NOT_OFFERED
 from workbench.analyses.erf import DEFINITIONS
 from workbench.bundle import write_bundle
 from workbench.errors import BadInputError, WorkbenchError
@@ -64,6 +65,16 @@ PARAMETERS: dict[str, tuple[Any, Any]] = {  # name -> (type, default) of the pub
     "paths": (bool, False),
     "latency": (bool, True),
     "formats": (str, ""),
+    "contrast": (int | None, None),
+    "method": (str, ""),
+    "options": (str, DEFAULT.attr_options),
+    "beside": (str, DEFAULT.attr_rival),
+    "block": (int, DEFAULT.attr_block),
+    "channel": (int | None, None),
+    "evidence": (bool, False),
+    "attention": (bool, False),
+    "faithfulness": (bool, False),
+    "sanity": (bool, DEFAULT.attr_sanity),
 }
 
 
@@ -180,7 +191,7 @@ def add_api(wb: Workbench) -> None:
 
     def info() -> dict[str, Any]:
         """What can be asked for: models, their weights, scans, gallery photos, networks to compare
-        fields with, definitions of a field, kernel backends."""
+        fields with, definitions of a field, attribution methods with their options, backends."""
         return {
             "models": wb.models(),
             "weights": {m.name: wb.weights(m.name) for m in wb.models()},
@@ -191,6 +202,8 @@ def add_api(wb: Workbench) -> None:
             ],
             "networks": wb.erf_lab.rivals(View()),
             "definitions": {name: d.line for name, d in DEFINITIONS.items()},
+            "methods": METHODS,
+            "methods_not_offered": NOT_OFFERED,
             "backends": kernels.backends(),
             "device": wb.describe(View()).device_label,
         }
@@ -238,37 +251,75 @@ def add_api(wb: Workbench) -> None:
             answer["files"] = files_of(view, results, wanted, "erf")
         return answer
 
-    def attribution(**arguments: Any) -> AttributionResult:
-        """Grad-CAM of the four stages and the evidence through each path of each EVSS block."""
-        return wb.attribution(view_of(**arguments))
+    def attribution(
+        method: str,
+        evidence: bool,
+        attention: bool,
+        faithfulness: bool,
+        formats: str,
+        **arguments: Any,
+    ) -> AttributionResult | dict[str, Any]:
+        """Without `method`: Grad-CAM of the four stages and the evidence through each path of each
+        EVSS block. With one of `/info`'s methods and its `options` ("steps=64,baseline=mean"): its
+        maps for class `target`, or for it against class `contrast`; "rival": the same of `beside`,
+        a network ("scan", "random", a model) or "photo:NAME". "evidence": maps of the paths;
+        "attention": implicit attention of token (y, x) in one block's scan under both schemes;
+        "faithfulness" and, with `sanity`, "randomisation": the checks of the map. With `formats`,
+        such as "npz,png,svg", also "files": {name: base64}."""
+        asked = {
+            "evidence": evidence,
+            "attention": attention,
+            "faithfulness": faithfulness,
+            "randomisation": arguments["sanity"],
+        }
+        wanted = listed_formats(formats, FORMATS)
+        if not method:
+            extras = {name: arguments[name] for name in ("contrast", "options", "beside", "sanity")}
+            extras |= {"evidence": evidence, "attention": attention, "faithfulness": faithfulness}
+            for name, value in (extras | {"formats": formats}).items():
+                if value != PARAMETERS[name][1]:
+                    raise BadInputError(f'{name} needs a method, such as method="grad_cam".')
+            return wb.attribution(view_of(**arguments))
+        view = view_of(method=method, **arguments)
+        parts = {"maps"} | {part for part, is_asked in asked.items() if is_asked}
+        results = wb.attribution_lab.results(view, parts)
+        answer = plain(results["maps_a"])
+        answer |= {"rival" if key == "maps_b" else key: results[key] for key in [*results][1:]}
+        if wanted:
+            answer["files"] = files_of(view, results, wanted, "attribution")
+        return answer
 
     def profile(**arguments: Any) -> ProfileResult:
         """Time of one forward pass per block and operator, after a check against the reference."""
         return result_of(wb.profile(view_of(**arguments)))
 
-    def export(nets: str, **arguments: Any) -> dict[str, str]:
-        """The panels of a tab, "overview", "scan" or "erf", as one zip (JSON, npz, PNG; tables as
-        CSV and LaTeX): {"name", "base64"}. `nets`: networks of the tab "erf" beside the first."""
+    def export(nets: str, method: str, **arguments: Any) -> dict[str, str]:
+        """The panels of a tab, "overview", "scan", "erf" or "attribution", as one zip (JSON, npz,
+        PNG; tables as CSV and LaTeX): {"name", "base64"}. `nets`: networks of the tab "erf" beside
+        the first."""
         arguments["nets"] = tuple(listed(nets))
+        arguments["method"] = method or DEFAULT.attr_method
         with tempfile.TemporaryDirectory() as folder:
             path = write_bundle(wb, view_of(**arguments), Path(folder))
             return {"name": path.name, "base64": base64.b64encode(path.read_bytes()).decode()}
 
     what = ("model", "weights", "image", "size", "fit", "scan")
     lab = ("unit", "definition", "gates", "images", "scale")
+    explained = ("target", "contrast", "method", "options", "beside", "block", "channel", "sanity")
+    checks = ("evidence", "attention", "faithfulness", "formats")
     for fn, names in (
         (info, ()),
         (predict, what),
         (scan, (*what, "stage", "y", "x", "formats")),
         (schemes, (*what, "stage", "latency")),
         (erf, (*what, "scan_b", "stage", "y", "x", *lab, "net", "phases", "paths", "formats")),
-        (attribution, (*what, "target")),
+        (attribution, (*what, "scan_b", "stage", "y", "x", *explained, *checks)),
         (profile, what),
         (
             export,
             (
-                *(*what, "scan_b", "stage", "y", "x", "target", "scan_c", "tab"),
-                *(*lab, "nets"),
+                *(*what, "scan_b", "stage", "y", "x", "scan_c", "tab"),
+                *(*lab, "nets", *explained),
             ),
         ),
     ):

@@ -8,15 +8,17 @@ from typing import Any
 
 import gradio as gr
 
+from workbench.analyses.attribution.methods import FIELDS
 from workbench.erf_lab import MAX_RIVALS
 from workbench.runtime import Workbench
 from workbench.settings import Settings
 from workbench.ui import texts
 from workbench.ui.api import add_api
 from workbench.ui.components.plotly_panel import (
+    AttributionMaps,
+    BlockPaths,
     DataTable,
     ErfLab,
-    ErfPaths,
     Header,
     PhotoPicker,
     PlotlyPanel,
@@ -43,6 +45,16 @@ ERF_CONTROLS = [
     "erf_rivals",
     "erf_scale",
 ]
+ATTRIBUTION_CONTROLS = [
+    "contrast",
+    "attr_method",
+    "attr_rival",
+    "attr_block",
+    "attr_channel",
+    "attr_sanity",
+]
+# One control for every field that any method has; those of the method in view are shown.
+FIELD_CONTROLS = [f"attr_field_{name}" for name in FIELDS]
 FIT_LABELS = {"crop": "centre", "whole": "whole"}
 
 
@@ -194,7 +206,7 @@ def _erf_controls(handlers: Handlers, view: View) -> dict[str, Any]:
 
 
 def _erf_lab(stored: Stored, handlers: Handlers, view: View) -> dict[str, Any]:
-    kinds = {"lab_erf": ErfLab, "lab_erf_numbers": DataTable, "lab_erf_paths": ErfPaths}
+    kinds = {"lab_erf": ErfLab, "lab_erf_numbers": DataTable, "lab_erf_paths": BlockPaths}
     c = _erf_controls(handlers, view)
     with gr.Column(elem_id="wb-lab-erf"):
         return c | {
@@ -205,13 +217,55 @@ def _erf_lab(stored: Stored, handlers: Handlers, view: View) -> dict[str, Any]:
         }
 
 
-LAYOUTS = {"overview": _overview, "scan": _scan_lab, "erf": _erf_lab}
+def _attribution_controls(handlers: Handlers, view: View) -> dict[str, Any]:
+    """Method, class and what stands beside, in one line; below it the method's own fields."""
+    c: dict[str, Any] = {}
+    values = handlers.attribution_updates(view)
+    with gr.Column(elem_id="wb-attr-bar"):
+        with gr.Row():
+            c["attr_method"] = gr.Dropdown(label="Method", min_width=180, **values["attr_method"])
+            c["contrast"] = gr.Dropdown(label="Against class", min_width=130, **values["contrast"])
+            c["attr_rival"] = gr.Dropdown(label="Beside", min_width=170, **values["attr_rival"])
+            c["attr_block"] = gr.Dropdown(label="Block", min_width=90, **values["attr_block"])
+            c["attr_channel"] = gr.Number(
+                view.attr_channel, label="Channel", minimum=0, precision=0, min_width=80
+            )
+            c["attr_sanity"] = gr.Checkbox(
+                view.attr_sanity, label="Randomise the weights", min_width=120
+            )
+        with gr.Row(elem_id="wb-attr-fields"):
+            for name in FIELDS:
+                shown = values[f"attr_field_{name}"]
+                kind = gr.Dropdown if "choices" in shown else gr.Number
+                c[f"attr_field_{name}"] = kind(min_width=90, **shown)
+        c["attr_why_not"] = gr.HTML(texts.not_offered(), elem_id="wb-attr-whynot", padding=False)
+    return c
+
+
+def _attribution_lab(stored: Stored, handlers: Handlers, view: View) -> dict[str, Any]:
+    kinds = {"lab_attr": AttributionMaps, "lab_attr_paths": BlockPaths}
+    c = _attribution_controls(handlers, view)
+    with gr.Column(elem_id="wb-lab-attr"):
+        return c | {
+            name: kinds.get(name, PlotlyPanel)(
+                waiting_panel(name, TITLES[name]), elem_id=f"wb-{name}"
+            )
+            for name in ORDER["attribution"]
+        }
+
+
+LAYOUTS = {
+    "overview": _overview,
+    "scan": _scan_lab,
+    "erf": _erf_lab,
+    "attribution": _attribution_lab,
+}
 
 
 def _events(handlers: Handlers, c: dict[str, Any]) -> None:
     """Wire the controls: a change sets the view, then the panels are recomputed."""
     controls = ["view", "model", "weights", "scan_a", "scan_b", "scan_c", "stage", "size", "fit"]
-    controls += ERF_CONTROLS
+    controls += [*ERF_CONTROLS, *ATTRIBUTION_CONTROLS, *FIELD_CONTROLS]
     controls_out = [c[name] for name in [*controls, "photos", "focus", "erf_set"]]
     run_names = [*TITLES, "header", "top", "target", "status", "shown"]
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -247,8 +301,11 @@ def _events(handlers: Handlers, c: dict[str, Any]) -> None:
     changed = [c[name].input for name in ("model", "weights", "scan_a", "scan_b", "scan_c")]
     changed += [c[name].input for name in ("stage", "size", "fit", "target")]
     changed += [c[name].input for name in ERF_CONTROLS if name != "erf_images"]
-    changed.append(c["erf_images"].submit)
-    inputs = [c[name] for name in [*controls, "target"]]
+    changed += [c["erf_images"].submit, c["attr_channel"].submit]
+    changed += [c[name].input for name in ATTRIBUTION_CONTROLS if name != "attr_channel"]
+    for name in FIELD_CONTROLS:
+        changed.append(c[name].submit if isinstance(c[name], gr.Number) else c[name].input)
+    inputs = [c[name] for name in ["target", *controls]]
     then_run(
         gr.on([*changed, c["run"].click], by_name(handlers.change), inputs, controls_out, **quick)
     )

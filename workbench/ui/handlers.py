@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from typing import Any
 import gradio as gr
 
 from workbench import permalink
+from workbench.analyses.attribution.methods import FIELDS, METHODS, check_parameters
+from workbench.attribution_lab import parsed
 from workbench.bundle import write_bundle
 from workbench.errors import CancelledError, WorkbenchError
 from workbench.labels import scan_label
@@ -29,6 +31,7 @@ log = logging.getLogger(__name__)
 TEST_MODEL = "efficientvmamba_test"  # for tests and the API, not for looking
 MOST_PROBABLE = "most probable"
 NO_SCAN = ("none", "none")
+NO_CONTRAST = "no other class"
 MAX_SET = 200  # photos of one uploaded set
 Updates = dict[str, Any]
 
@@ -59,6 +62,7 @@ class Handlers:
 
     def change(
         self,
+        target: str | None,
         view: View,
         model: str,
         weights: str,
@@ -74,9 +78,15 @@ class Handlers:
         erf_images: float | None,
         erf_rivals: list[str] | None,
         erf_scale: str,
-        target: str | None,
+        contrast: str | None,
+        attr_method: str,
+        attr_rival: str | None,
+        attr_block: int | None,
+        attr_channel: float | None,
+        attr_sanity: bool,
+        *attr_fields: Any,
     ) -> Updates:
-        """Any control of the sidebar changed."""
+        """Any control of the page changed."""
         weight_names = [choice.name for choice in self.wb.weights(model)]
         if weights not in weight_names:
             weights = weight_names[0]
@@ -97,7 +107,17 @@ class Handlers:
             fit=fit,
             y=y,
             x=x,
-            target=self._target(view, model, weights, target),
+            target=self._class(view, model, weights, target),
+            contrast=self._class(view, model, weights, contrast),
+            attr_method=attr_method,
+            # Another method starts from its own defaults.
+            attr_options=self._options(attr_method, attr_fields)
+            if attr_method == view.attr_method
+            else "",
+            attr_rival=attr_rival or "",
+            attr_block=self._integer(attr_block, 1),
+            attr_channel=self._integer(attr_channel),
+            attr_sanity=bool(attr_sanity),
             erf_unit=erf_unit,
             erf_definition=erf_definition,
             erf_gates=erf_gates,
@@ -285,15 +305,18 @@ class Handlers:
         value = MOST_PROBABLE if view.target is None else prediction.classes[view.target]
         return gr.update(choices=choices, value=value)
 
-    def _target(self, view: View, model: str, weights: str, target: str | None) -> int | None:
-        """Class index of the dropdown's text; None where the classes are another model's."""
-        if target in (None, "", MOST_PROBABLE) or (model, weights) != (view.model, view.weights):
+    def _class(self, view: View, model: str, weights: str, target: str | None) -> int | None:
+        """Class index of a dropdown's text; None where the classes are another model's."""
+        if target in (None, "", MOST_PROBABLE, NO_CONTRAST) or (model, weights) != (
+            view.model,
+            view.weights,
+        ):
             return None
-        classes = self.wb.predict(view, "a").classes
+        classes = self.wb.attribution_lab.classes(view)
         return classes.index(target) if target in classes else None
 
     def _photo(self, view: View, photo: str) -> Updates:
-        wanted = replace(view, photo=photo, y=None, x=None, target=None)
+        wanted = replace(view, photo=photo, y=None, x=None, target=None, contrast=None)
         return self._controls(self._resolved(wanted, view))
 
     def _resolved(self, wanted: View, current: View) -> View:
@@ -326,7 +349,63 @@ class Handlers:
             "erf_set": dump(texts.set_box(view, self.wb.erf_lab.images(view).words)),
             "erf_rivals": gr.update(choices=self.rival_list(view), value=list(view.erf_rivals)),
             "erf_scale": view.erf_scale,
+        } | {name: gr.update(**new) for name, new in self.attribution_updates(view).items()}
+
+    def attribution_updates(self, view: View) -> dict[str, dict[str, Any]]:
+        """Properties of the attribution lab's controls; a method's fields come from its table."""
+        method = METHODS[view.attr_method]
+        classes = self.wb.attribution_lab.classes(view)
+        own = {field.name: field for field in method.fields}
+        values = check_parameters(view.attr_method, parsed(view.attr_options))
+        n_blocks = self.wb.weighted(view, "a").depths[view.stage - 1]
+        contrast = NO_CONTRAST if view.contrast is None else classes[view.contrast]
+        updates: dict[str, dict[str, Any]] = {
+            "attr_method": {
+                "choices": [(m.label, name) for name, m in METHODS.items()],
+                "value": view.attr_method,
+            },
+            "contrast": {"choices": [NO_CONTRAST, *classes], "value": contrast},
+            "attr_rival": {"choices": self.beside_list(view), "value": view.attr_rival},
+            "attr_block": {
+                "choices": [(str(n), n) for n in range(1, n_blocks + 1)],
+                "value": view.attr_block,
+            },
+            "attr_channel": {"value": view.attr_channel},
+            "attr_sanity": {"value": view.attr_sanity},
         }
+        for name, listed in FIELDS.items():
+            field = own.get(name, listed)
+            update: dict[str, Any] = {
+                "label": field.label,
+                "value": values.get(name, field.default),
+                "visible": name in own,
+            }
+            if field.kind == "choice":
+                update["choices"] = list(field.choices)
+            else:  # no limits: ours are said in words, with the method's name
+                update["precision"] = 0 if field.kind == "int" else None
+            updates[f"attr_field_{name}"] = update
+        return updates
+
+    @staticmethod
+    def _options(method: str, values: Sequence[Any]) -> str:
+        """The fields of the method as `View.attr_options` has them."""
+        own = {field.name: field for field in METHODS[method].fields} if method in METHODS else {}
+        given = dict(zip(FIELDS, values, strict=True))
+        return ",".join(
+            f"{name}={given[name]:g}" if isinstance(given[name], float) else f"{name}={given[name]}"
+            for name in own
+            if given[name] is not None
+        )
+
+    def beside_list(self, view: View) -> list[tuple[str, str]]:
+        """(words, name) of what can stand beside: nothing, a network, a photo of the gallery."""
+        networks = [(c.label, c.name) for c in self.wb.attribution_lab.rivals(view)]
+        photos = [(f"photo: {p.title}", f"photo:{p.id}") for p in self.wb.photos.list()]
+        found = [("nothing", ""), *networks, *photos]
+        if view.attr_rival not in {name for _, name in found}:
+            found.append((view.attr_rival, view.attr_rival))
+        return found
 
     def unit_list(self, view: View) -> list[tuple[str, str]]:
         """(words, name) of what the stage's tokens can belong to."""

@@ -13,17 +13,21 @@ import numpy as np
 from workbench.bundle import N_ERF_IMAGES
 from workbench.erf_lab import DETAIL_IMAGES
 from workbench.figures import attribution_panel, erf_panel, profile_panel, scan_panel
+from workbench.figures.attention import attention_panel
+from workbench.figures.attribution_lab import attribution_lab_panel
+from workbench.figures.attribution_paths import attribution_paths_panel
 from workbench.figures.erf_curves import erf_curves_panel
 from workbench.figures.erf_lab import erf_lab_panel
 from workbench.figures.erf_numbers import erf_numbers_panel
 from workbench.figures.erf_paths import erf_paths_panel
 from workbench.figures.erf_phases import erf_phases_panel
+from workbench.figures.faithfulness import faithfulness_panel
 from workbench.figures.reach import reach_panel
 from workbench.figures.scan_lab import scan_lab_panel, story_panel
 from workbench.figures.scheme_table import scheme_table_panel
 from workbench.photos import prepare
 from workbench.progress import CancelToken, Progress
-from workbench.results import ErfResult
+from workbench.results import ErfResult, FaithfulnessResult
 from workbench.runtime import Workbench
 from workbench.view import View
 
@@ -32,6 +36,7 @@ ORDER = {
     "overview": ("scan", "attribution", "profile", "erf"),
     "scan": ("lab_scan", "lab_reach", "lab_story", "lab_schemes"),
     "erf": ("lab_erf", "lab_erf_curves", "lab_erf_numbers", "lab_erf_phases", "lab_erf_paths"),
+    "attribution": ("lab_attr", "lab_attr_attention", "lab_attr_paths", "lab_attr_faith"),
 }
 # Panels that one computation fills together; it stands under the first one's name.
 TOGETHER = {"lab_erf": ("lab_erf", "lab_erf_curves", "lab_erf_numbers")}
@@ -197,6 +202,54 @@ def lab_erf_paths_updates(wb: Workbench, view: View, token: CancelToken) -> Iter
         yield _grown(erf_paths_panel(result), result.is_final, result.n_images, view)
 
 
+def lab_attr_updates(wb: Workbench, view: View, token: CancelToken) -> Iterator[Update]:
+    """The method's maps; a rival's follow."""
+    yield Update("lab_attr", text="forward and backward", share=0.2)
+    found = {}
+    photos = wb.attribution_lab.photos(view)
+    for key, result in wb.attribution_lab.compare(view, token):
+        found[key] = result
+        panel = attribution_lab_panel(found, photos, view.stage)
+        is_last = len(found) == len(photos)
+        yield done(panel) if is_last else Update("lab_attr", done(panel).payload, "the other", 0.5)
+
+
+def lab_attr_attention_updates(wb: Workbench, view: View, token: CancelToken) -> Iterator[Update]:
+    yield Update("lab_attr_attention", text="the scan's own inputs", share=0.3)
+    found = wb.attribution_lab.attentions(view, token)
+    yield done(attention_panel(found, input_rgb(wb, view)))
+
+
+def lab_attr_paths_updates(wb: Workbench, view: View, token: CancelToken) -> Iterator[Update]:
+    yield Update("lab_attr_paths", text="forward and backward", share=0.3)
+    yield done(attribution_paths_panel(wb.attribution_lab.evidence(view, None, token)))
+
+
+def lab_attr_faith_updates(wb: Workbench, view: View, token: CancelToken) -> Iterator[Update]:
+    """Insertion and deletion of the map and its controls; on demand the weights made random."""
+    name = "lab_attr_faith"
+    result: FaithfulnessResult | None = None
+    for item in wb.attribution_lab.faithfulness(view, token):
+        if isinstance(item, Progress):
+            yield Update(name, text=_words(item), share=item.done / max(1, item.total))
+            continue
+        result = item
+        update = done(faithfulness_panel(result))
+        if not result.is_final or view.attr_sanity:
+            update = Update(name, update.payload, text="controls", share=0.5)
+        yield update
+    if not view.attr_sanity or result is None:
+        return
+    for found in wb.attribution_lab.randomisation(view, token):
+        if isinstance(found, Progress):
+            yield Update(name, text=_words(found), share=found.done / max(1, found.total))
+            continue
+        update = done(faithfulness_panel(result, found))
+        if not found.is_final:
+            update = Update(name, update.payload, text="weights made random", share=0.5)
+        yield update
+
+
 def _grown(panel: dict[str, Any], is_final: bool, n: int, view: View) -> Update:
     """A panel over a few photos, `n` of which are done."""
     update = done(panel)
@@ -208,6 +261,10 @@ def _grown(panel: dict[str, Any], is_final: bool, n: int, view: View) -> Update:
 
 
 UPDATES = {
+    "lab_attr": lab_attr_updates,
+    "lab_attr_attention": lab_attr_attention_updates,
+    "lab_attr_paths": lab_attr_paths_updates,
+    "lab_attr_faith": lab_attr_faith_updates,
     "lab_erf": lab_erf_updates,
     "lab_erf_phases": lab_erf_phases_updates,
     "lab_erf_paths": lab_erf_paths_updates,
@@ -230,6 +287,10 @@ TITLES = {
     "lab_erf_numbers": "Numbers",
     "lab_erf_phases": "The phases of one cell",
     "lab_erf_paths": "Paths by block",
+    "lab_attr": "Attribution maps",
+    "lab_attr_attention": "Implicit attention",
+    "lab_attr_paths": "Paths by block",
+    "lab_attr_faith": "Is the map faithful?",
     "scan": "Scan paths",
     "attribution": "Attribution",
     "profile": "Profile",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 from typing import Any
 
+from workbench.analyses.attribution.methods import NOT_OFFERED
 from workbench.figures.theme import percent
 from workbench.results import PredictionResult
 from workbench.view import View
@@ -11,7 +13,12 @@ from workbench.view import View
 TITLE = "EfficientVMamba Workbench"
 TOP = 5
 
-TAB_LABELS = {"overview": "Overview", "scan": "Scan", "erf": "ERF"}
+TAB_LABELS = {
+    "overview": "Overview",
+    "scan": "Scan",
+    "erf": "ERF",
+    "attribution": "Attribution",
+}
 DEFINITIONS = {
     "mass": "Mass (ours)",
     "replknet": "RepLKNet",
@@ -106,6 +113,20 @@ HELP = (
         "three addends: SE(scan), SE(convolution) and the residual.",
     ),
     (
+        "Attribution tab",
+        "One method for one class, or for one class against another, in the unit of the logit per "
+        "32 × 32 px. Completeness gap: by how much the map does not add up to what it explains. "
+        "Insertion and deletion: probability as pixels enter or leave in the map's "
+        "order, beside random orders (band: 5 to 95 %) and an edge detector. Randomised weights: "
+        "a map that does not change when the network forgets shows the photo, not the network.",
+    ),
+    (
+        "Implicit attention",
+        "S6 is linear in its input once dt, B and C are known: output i = Σ alpha(i, j) input j. "
+        "Reads: the row of the token in focus; is read by: its column; both exact, from this "
+        "photo, and the badge compares the sum with the operator's own output.",
+    ),
+    (
         "Profile",
         "Medians after warm-up, shown only when the logits agree with the slow reference. "
         "Tokens read and serial depth are counts. Multiply-adds mix two conventions, as the "
@@ -125,6 +146,15 @@ HELP = (
         "address, until the server removes them after a day.",
     ),
 )
+
+
+def not_offered() -> str:
+    """Methods that are not in the list, each with its reason, folded away."""
+    rows = "".join(
+        f"<dt>{html.escape(name)}</dt><dd>{html.escape(reason)}</dd>"
+        for name, reason in NOT_OFFERED.items()
+    )
+    return f"<details><summary>Not offered, and why</summary><dl>{rows}</dl></details>"
 
 
 def top_box(prediction: PredictionResult, target: int | None) -> dict[str, Any]:

@@ -19,18 +19,16 @@ import numpy as np
 import torch
 
 from models import with_scan
+from workbench.analyses.attribution.evidence import evidence_maps, watched_blocks
 from workbench.analyses.checks import explain_non_finite
 from workbench.errors import BadInputError
 from workbench.progress import CancelToken
-from workbench.results import AttributionResult, BlockEvidence, Provenance
+from workbench.results import AttributionResult, BlockEvidence, EvidenceMaps, Provenance
 
 DEFINITION = (
     "Grad-CAM: relu(sum_c mean_hw(d logit / d a_c) a_c) of each stage's output a before patch "
     "merging, not normalised"
 )
-# The three paths must add up to the block's output. Relative to sum |g * output|, in which nothing
-# cancels, float32 rounding stays below 1e-6; more than this is a defect.
-MAX_EVIDENCE_ERROR = 1e-4
 
 
 def attribution(
@@ -53,47 +51,22 @@ def attribution(
         )
     # A twin on the same weights: hooks that are set here can never be seen by another session.
     twin = with_scan(model, model.scan_spec)
-    evss = [block for block in twin.blocks() if block.kind == "evss"]
-    seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-    hooks = []
-    try:
-        for block in evss:
-            module = twin.get_submodule(block.name)
-
-            def keep(_: Any, inputs: Any, output: torch.Tensor, name: str = block.name) -> None:
-                if token is not None:
-                    token.check()
-                seen[name] = (inputs[0], output)
-
-            hooks.append(module.register_forward_hook(keep))
-        with torch.enable_grad():
-            pixels = torch.from_numpy(image)[None].to(next(twin.parameters()).device)
-            last, stages = twin.forward_intermediates(
-                pixels.requires_grad_(True), output_fmt="NHWC"
-            )
-            logits = twin.forward_head(last)[0]
-            if target is None:
-                target = int(logits.argmax())
-            if token is not None:
-                token.check()
-            outputs = [*stages, *(seen[block.name][1] for block in evss)]
-            gradients = torch.autograd.grad(logits[target], outputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with torch.enable_grad(), watched_blocks(twin, token) as watched:
+        pixels = torch.from_numpy(image)[None].to(next(twin.parameters()).device)
+        last, stages = twin.forward_intermediates(pixels.requires_grad_(True), output_fmt="NHWC")
+        logits = twin.forward_head(last)[0]
+        if target is None:
+            target = int(logits.argmax())
+        if token is not None:
+            token.check()
+        outputs = [*stages, *(seen.output for seen in watched)]
+        gradients = torch.autograd.grad(logits[target], outputs)
     if not torch.isfinite(logits).all() or not all(torch.isfinite(g).all() for g in gradients):
         raise BadInputError(explain_non_finite(model, "the gradient of the attribution"))
     maps = tuple(
         grad_cam(a.detach()[0], g[0]) for a, g in zip(stages, gradients[: len(stages)], strict=True)
     )
-    evidence = []
-    for block, g in zip(evss, gradients[len(stages) :], strict=True):
-        if token is not None:
-            token.check()
-        block_input, block_output = (t.detach() for t in seen[block.name])
-        with torch.no_grad():
-            paths = twin.get_submodule(block.name).forward_paths(block_input)
-        evidence.append(_evidence(block.stage, block.block, g, block_output, paths))
+    evidence = evidence_maps(watched, gradients[len(stages) :], token)
     probability = float(logits.detach().softmax(0)[target])
     shapes = [tuple(a.shape[1:]) for a in stages]
     return AttributionResult(
@@ -115,7 +88,7 @@ def attribution(
             else f"output of stage {i} ({h} x {w} tokens, {c} channels)"
             for i, (h, w, c) in enumerate(shapes, start=1)
         ),
-        evidence=tuple(evidence),
+        evidence=tuple(_evidence(maps) for maps in evidence),
         note=_note(maps),
     )
 
@@ -125,31 +98,18 @@ def grad_cam(a: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
     return torch.relu(a @ g.mean((0, 1)))
 
 
-def _evidence(
-    stage: int,
-    block: int,
-    g: torch.Tensor,
-    output: torch.Tensor,
-    paths: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-) -> BlockEvidence:
-    """`sum g * path` for the three addends of a block and for their sum, in float64."""
-    g = g.double()
-    residual, scan, conv = (float((g * path.double()).sum()) for path in paths)
-    total = float((g * output.double()).sum())
-    difference = abs(residual + scan + conv - total)
-    if difference > MAX_EVIDENCE_ERROR * float((g * output.double()).abs().sum()):
-        raise RuntimeError(
-            f"the paths of block {block} in stage {stage} do not add up to its output: "
-            f"{residual + scan + conv:.6g} instead of {total:.6g}"
-        )
-    scale = abs(residual) + abs(scan) + abs(conv)
+def _evidence(maps: EvidenceMaps) -> BlockEvidence:
+    """The sums of a block's evidence over its tokens; a path that it does not have adds 0."""
+    sums = {"scan": 0.0, "conv": 0.0, "residual": 0.0} | dict(
+        zip(maps.paths, maps.sums, strict=True)
+    )
+    difference = abs(sum(sums.values()) - maps.total)
+    scale = sum(abs(value) for value in sums.values())
     return BlockEvidence(
-        stage=stage,
-        block=block,
-        scan=scan,
-        conv=conv,
-        residual=residual,
-        total=total,
+        stage=maps.stage,
+        block=maps.block,
+        **sums,
+        total=maps.total,
         error=difference / scale if scale > 0 else 0.0,
     )
 

@@ -104,12 +104,23 @@ window.WorkbenchParts.erf = ({ Panel, MapView, el, scale, legend }) => {
     build() {
       const p = this.payload;
       this.rows = p.blocks.map((block) => {
-        const track = el("span", { class: "wb-pathtrack" }, ...block.segments.map((segment) => {
+        const ends = { left: p.zero || 0, right: p.zero || 0 }; // with `zero`, segments against it go to the left
+        const track = el("span", { class: p.zero === undefined ? "wb-pathtrack" : "wb-pathtrack wb-signed" }, ...block.segments.map((segment) => {
           const node = el("i", { title: segment.tip, "data-path": segment.path });
           node.style.width = `${100 * segment.share}%`;
+          if (p.zero !== undefined) {
+            if (segment.against) ends.left -= segment.share;
+            node.style.left = `${100 * (segment.against ? ends.left : ends.right)}%`;
+            if (!segment.against) ends.right += segment.share;
+          }
           node.style.background = `var(--wb-${segment.colour.slice(1)})`;
           return node;
         }));
+        if (p.zero !== undefined) {
+          const zero = el("b", { class: "wb-zero", "aria-hidden": "true" });
+          zero.style.left = `${100 * p.zero}%`;
+          track.append(zero);
+        }
         return el("button", {
           type: "button", role: "radio", class: "wb-pathrow", "data-block": block.text, "aria-label": block.alt, title: block.kind,
           onclick: () => this.choose(block.text),
@@ -133,7 +144,9 @@ window.WorkbenchParts.erf = ({ Panel, MapView, el, scale, legend }) => {
       const at = this.index();
       this.rows.forEach((row, i) => row.setAttribute("aria-checked", String(i === at)));
       this.sentence.textContent = this.sentence.title = p.blocks[at].sentence;
-      const specs = [...p.views[at], { ...p.total, right: { text: p.blocks[at].sum } }];
+      // One whole for all blocks (the gradient at the input), or each block's own.
+      const whole = p.totals ? p.totals[at] : { ...p.total, right: { text: p.blocks[at].sum } };
+      const specs = [...p.views[at], whole];
       this.dropMaps(specs.map((spec) => spec.key));
       for (const spec of specs) if (!this.maps.has(spec.key)) this.maps.set(spec.key, new MapView(this));
       this.mapRow.replaceChildren(...specs.map((spec) => this.maps.get(spec.key).node));

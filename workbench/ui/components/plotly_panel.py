@@ -27,6 +27,7 @@ SCRIPTS = tuple(
         "scan_lab.js",
         "data_table.js",
         "erf_lab.js",
+        "attribution_lab.js",
         "story.js",
         "page_parts.js",
     )
@@ -111,10 +112,16 @@ class ErfLab(Json):
     kind = "erflab"
 
 
-class ErfPaths(Json):
+class BlockPaths(Json):
     """Shares of the paths per block; a click on a bar shows that block's maps, in the browser."""
 
     kind = "erfpaths"
+
+
+class AttributionMaps(Json):
+    """Maps of a method over the photo, a rival's below, differences. Event `pick` as a panel's."""
+
+    kind = "attrmaps"
 
 
 class Story(Json):
