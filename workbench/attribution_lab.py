@@ -102,7 +102,7 @@ class AttributionLab:
                     "contrast, or none."
                 )
         if view.attr_rival.startswith(PHOTO):
-            self._wb.photos.get(view.attr_rival.removeprefix(PHOTO))
+            self._check_photo(view)
         elif view.attr_rival != NONE:
             known = ["scan", "weights", "random", *models.list_models(), f"{PHOTO}NAME"]
             check_choice("network or photo to compare with", view.attr_rival, known)
@@ -112,6 +112,16 @@ class AttributionLab:
         if view.attr_channel is not None and view.attr_channel < 0:
             raise BadInputError(f"There is no channel {view.attr_channel}. Channels count from 0.")
         return replace(view, attr_block=min(view.attr_block, n_blocks))
+
+    def _check_photo(self, view: View) -> None:
+        """Two photos lie over each other pixel by pixel, so their inputs have one size."""
+        pair = (view, _shown(view, view.attr_rival))
+        own, other = (self._wb.prepared(shown).rgb.shape[:2] for shown in pair)
+        if own != other:
+            raise BadInputError(
+                f"{view.attr_rival.removeprefix(PHOTO)} becomes {other[0]} x {other[1]} px and "
+                f"{view.photo} {own[0]} x {own[1]} px, which cannot be compared. Choose fit=crop."
+            )
 
     # Results
 

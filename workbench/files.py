@@ -10,9 +10,15 @@ import numpy as np
 
 from workbench.errors import BadInputError
 from workbench.export import pack, to_json, to_npz
-from workbench.figures.latex import erf_csv, latex_rows
+from workbench.figures.latex import erf_csv, faithfulness_rows, latex_rows
 from workbench.report import batch_csv, html_report, scheme_csv
-from workbench.results import AttributionBatch, ErfResult, MapsResult, SchemeTableResult
+from workbench.results import (
+    AttributionBatch,
+    ErfResult,
+    FaithfulnessResult,
+    MapsResult,
+    SchemeTableResult,
+)
 
 FORMATS = ("json", "npz", "png", "svg", "html", "zip", "csv", "npy", "tex")
 # Formats that some results only can have, and whose.
@@ -20,19 +26,21 @@ SPECIAL = {
     "csv": "the table of schemes (add --compare or --all-schemes to `scan`), receptive fields and "
     "a folder of attributions",
     "npy": "receptive fields (`erf`) and attribution maps (`attribute --method`)",
-    "tex": "receptive fields (`erf`)",
+    "tex": "receptive fields (`erf`) and checks of a map (`attribute --faithfulness`)",
 }
 
 
 def tables(results: Mapping[str, Any]) -> dict[str, bytes]:
-    """Files for a spreadsheet or a paper, by file name: of each table of schemes and each folder
-    of attributions, and one of all receptive fields."""
+    """Files for a spreadsheet or a paper, by file name: of each table of schemes, folder of
+    attributions and check of a map, and one of all receptive fields."""
     found = {}
     for name, result in results.items():
         if isinstance(result, SchemeTableResult):
             found[f"{name}.csv"] = scheme_csv(result)
         elif isinstance(result, AttributionBatch):
             found[f"{name}.csv"] = batch_csv(result)
+        elif isinstance(result, FaithfulnessResult):
+            found[f"{name}.tex"] = faithfulness_rows(result).encode()
     if fields := _fields(results):
         found |= {"erf.csv": erf_csv(fields), "erf.tex": latex_rows(fields).encode()}
     return found

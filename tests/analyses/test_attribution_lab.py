@@ -220,6 +220,7 @@ def test_attention_is_of_the_views_token_block_and_channel(wb: Workbench) -> Non
         ({"attr_block": 0}, "count from 1"),
         ({"attr_channel": -1}, "count from 0"),
         ({"attr_rival": "photo:nobody"}, "Choose one of: chelsea"),
+        ({"fit": "whole", "attr_rival": "photo:astronaut"}, "Choose fit=crop"),
         ({"attr_rival": "photo:upload-000000000000"}, "Upload it again"),
         ({"attr_rival": "photo:../../etc/passwd"}, "Choose one of: chelsea"),
         ({"attr_rival": "timm:resnet18"}, "Choose one of: scan, weights, random"),

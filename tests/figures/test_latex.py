@@ -9,7 +9,8 @@ import math
 import pytest
 
 from tests.figures.conftest import erf_result, provenance
-from workbench.figures.latex import COLUMNS, erf_csv, escape, latex_rows
+from tests.figures.test_attribution_lab import faithfulness_result
+from workbench.figures.latex import COLUMNS, erf_csv, escape, faithfulness_rows, latex_rows
 
 
 def test_special_characters_are_printed_not_run() -> None:
@@ -41,6 +42,19 @@ def test_a_row_per_network_with_what_was_measured_above() -> None:
     comments = [line for line in text.splitlines() if line.startswith("%")]
     assert comments[0] == "% Effective receptive field, definition mass: by hand"
     for words in ("8 images, 64 x 64 px", "no seed", "weights random, seed 0", "scan es2d:step=2"):
+        assert words in comments[1]
+    assert r"\toprule" in text and r"\midrule" in text
+
+
+def test_a_row_for_a_map_and_each_control() -> None:
+    result = faithfulness_result()
+    text = faithfulness_rows(result)
+    found = rows(text)
+    assert [row[0] for row in found] == [escape(result.method), "random", "edges"]
+    assert found[0][1:] == ["0.667", "0.333", "0.250", "--"], "no sensitivity was computed"
+    comments = [line for line in text.splitlines() if line.startswith("%")]
+    assert result.provenance.definition in comments[0]
+    for words in (result.map_name, result.target_name, result.baseline, "random orders"):
         assert words in comments[1]
     assert r"\toprule" in text and r"\midrule" in text
 

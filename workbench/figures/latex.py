@@ -1,4 +1,4 @@
-"""Receptive fields as text for a paper or a spreadsheet: a LaTeX row per network, and CSV."""
+"""Receptive fields and checks of attributions as text for a paper or a spreadsheet."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from workbench.figures.erf_numbers import (
     uniform_metrics,
     with_band,
 )
-from workbench.results import ErfResult
+from workbench.figures.theme import significant
+from workbench.results import ErfResult, FaithfulnessResult
 
 ESCAPES = {
     "\\": r"\textbackslash{}",
@@ -36,6 +37,15 @@ ESCAPES = {
 COLUMNS = (
     *("area20", "area50", "area90", "radius50_px"),
     *("square20", "square50", "square99", "anisotropy", "uniform_distance"),
+)
+
+
+# Numbers of a curve in the table of faithfulness, in words.
+MEASURES = (
+    ("insertion_auc", "insertion AUC"),
+    ("deletion_auc", "deletion AUC"),
+    ("infidelity", "infidelity"),
+    ("sensitivity", "sensitivity"),
 )
 
 
@@ -68,6 +78,31 @@ def latex_rows(fields: Sequence[ErfResult]) -> str:
     for name, result in zip(names, fields, strict=True):
         cells = [escape(name), *(_cell(result, row) for row in rows)]
         lines.append(" & ".join(cells) + r" \\")
+    lines.append("% \\bottomrule\\end{tabular}")
+    return "\n".join(lines) + "\n"
+
+
+def faithfulness_rows(result: FaithfulnessResult) -> str:
+    """Rows of a booktabs table: the map and its controls, after comments that say what was
+    measured."""
+    p = result.provenance
+    how = (
+        f"map {result.map_name} of {result.method} for {result.target_name}; photo {p.image}; "
+        f"model {p.model}, scan {p.scan}, weights {p.weights} (sha256 {p.weights_sha256[:12]}); "
+        f"missing pixels: {result.baseline}; {result.n_random} random orders; seed {p.seed}"
+    )
+    head = " & ".join(["order", *(escape(words) for _, words in MEASURES)])
+    lines = [
+        _comment(p.definition),
+        _comment(how),
+        "% \\begin{tabular}{l" + "r" * len(MEASURES) + "}\\toprule",
+        f"% {head} \\\\ \\midrule",
+    ]
+    for curve in result.curves:
+        name = result.method if curve.name == "map" else curve.name
+        numbers = [getattr(curve, key) for key, _ in MEASURES]
+        cells = [significant(v) if math.isfinite(v) else "--" for v in numbers]
+        lines.append(" & ".join([escape(name), *map(escape, cells)]) + r" \\")
     lines.append("% \\bottomrule\\end{tabular}")
     return "\n".join(lines) + "\n"
 
