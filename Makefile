@@ -30,9 +30,9 @@ help:
 run: $(RUNTIME)
 	$(PY) app.py $(ARGS)
 
-# Two processes, each with whole files: what a file sets up once (an app and a browser) stays in one.
+# Two processes (tests/conftest.py says which tests stay together).
 test: $(DEV)
-	$(PY) -m pytest -m "not slow" -n 2 --dist loadfile $(ARGS)
+	$(PY) -m pytest -m "not slow" -n 2 --dist loadgroup $(ARGS)
 
 test-slow: $(DEV)
 	$(PY) -m pytest -m slow $(ARGS)

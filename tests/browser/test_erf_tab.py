@@ -180,10 +180,9 @@ def test_the_export_of_the_tab_holds_every_field(watched, tmp_path: Path) -> Non
     assert bundle.tables["erf"].count(b"\n") >= 3 and b"&" in bundle.latex["erf"]
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_the_tab_stacks_on_a_narrow_screen(watched, theme: str) -> None:
+def test_the_tab_stacks_on_a_narrow_screen(watched) -> None:
     watched.page.set_viewport_size({"width": 700, "height": 900})
-    watched.open(f"{QUICK}&__theme={theme}")
+    watched.open(QUICK)
     boxes = [
         watched.page.locator(f".wb-panel[data-panel='{name}']").bounding_box() for name in PANELS
     ]

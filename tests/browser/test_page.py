@@ -38,22 +38,8 @@ def test_first_paint_is_a_finished_stored_picture_then_live(watched) -> None:
         assert watched.text(panel)
 
 
-def test_panels_stay_under_one_megabyte_and_say_what_they_show(watched) -> None:
-    watched.open()
-    for panel in ("scan", "erf", "attribution", "profile"):
-        size = watched.page.evaluate(
-            f"() => window.Workbench.panels().find((p) => p.id === '{panel}').bytes"
-        )
-        assert 0 < size <= 1_000_000
-    assert "reads each token once, in 4 groups of 196" in watched.text("scan")
-    assert "4 × 784" in watched.text("scan")
-    assert "of the image" in watched.text("erf")
-    assert "logit" in watched.text("attribution")
-    assert "times as long as" in watched.text("profile")
-
-
 def test_changing_photo_model_and_scheme_recomputes(watched) -> None:
-    watched.open()
+    watched.open("?size=64")
     ids = watched.ids()
     watched.page.click(".wb-photo[data-photo='coffee']")
     watched.wait_changed("erf", ids["erf"])
@@ -74,8 +60,18 @@ def test_changing_photo_model_and_scheme_recomputes(watched) -> None:
     assert "random" in watched.page.inner_text("#wb-header").lower()
 
 
-def test_hover_links_the_panels_without_the_server(watched) -> None:
+def test_panels_are_small_say_what_they_show_and_hover_links_them(watched) -> None:
     watched.open()
+    for panel in ("scan", "erf", "attribution", "profile"):
+        size = watched.page.evaluate(
+            f"() => window.Workbench.panels().find((p) => p.id === '{panel}').bytes"
+        )
+        assert 0 < size <= 1_000_000
+    assert "reads each token once, in 4 groups of 196" in watched.text("scan")
+    assert "4 × 784" in watched.text("scan")
+    assert "of the image" in watched.text("erf")
+    assert "logit" in watched.text("attribution")
+    assert "times as long as" in watched.text("profile")
     before = {name: watched.overlay(name) for name in ("scan", "erf", "attribution")}
     watched.page.wait_for_timeout(500)
     count = len(watched.requests)
@@ -175,29 +171,19 @@ def test_stop_ends_the_work_and_keeps_what_is_done(watched) -> None:
     assert watched.ids() == stopped, "work went on after Stop"
 
 
-@pytest.mark.parametrize("kind", ["text", "truncated", "tiny"])
-def test_a_broken_upload_changes_nothing(watched, tmp_path: Path, kind: str) -> None:
+def test_a_broken_upload_changes_nothing_and_a_photo_is_used(watched, tmp_path: Path) -> None:
     watched.open()
     ids = watched.ids()
-    path = tmp_path / "photo.png"
-    if kind == "text":
-        path.write_text("this is no picture")
-    elif kind == "tiny":
-        Image.new("RGB", (1, 1)).save(path)
-    else:
-        buffer = io.BytesIO()
-        Image.fromarray(np.full((300, 300, 3), 90, np.uint8)).save(buffer, "JPEG")
-        path = tmp_path / "photo.jpg"
-        path.write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 3])
-    watched.page.set_input_files(UPLOAD, str(path))
-    watched.page.locator(".toast-body", has_text="The photo was not used").first.wait_for()
-    watched.finished()
-    assert watched.ids() == ids
-
-
-def test_upload_of_a_photo_is_used(watched, tmp_path: Path) -> None:
-    watched.open()
-    ids = watched.ids()
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((300, 300, 3), 90, np.uint8)).save(buffer, "JPEG")
+    (tmp_path / "text.png").write_text("this is no picture")
+    (tmp_path / "truncated.jpg").write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 3])
+    Image.new("RGB", (1, 1)).save(tmp_path / "tiny.png")
+    for name in ("text.png", "truncated.jpg", "tiny.png"):
+        watched.page.set_input_files(UPLOAD, str(tmp_path / name))
+        watched.page.locator(".toast-body", has_text=f"not used: {name}").first.wait_for()
+        watched.finished()
+        assert watched.ids() == ids
     rng = np.random.default_rng(0)
     path = tmp_path / "mine.png"
     Image.fromarray(rng.integers(0, 255, (80, 120, 3), dtype=np.uint8)).save(path)
@@ -206,17 +192,16 @@ def test_upload_of_a_photo_is_used(watched, tmp_path: Path) -> None:
     assert "image=upload-" in watched.page.url
 
 
-@pytest.mark.parametrize("way", ["paste", "drop"])
-def test_a_pasted_or_dropped_photo_is_used(watched, way: str) -> None:
+def test_a_pasted_and_a_dropped_photo_are_used(watched) -> None:
     watched.open()
-    ids = watched.ids()
-    buffer = io.BytesIO()
-    shade = 60 if way == "paste" else 160
-    Image.fromarray(np.full((64, 96, 3), shade, np.uint8)).save(buffer, "PNG")
-    watched.page.evaluate(HAND_OVER_JS, [way, list(buffer.getvalue())])
-    watched.wait_changed("attribution", ids["attribution"])
-    assert "image=upload-" in watched.page.url
-    assert "64 × 64 of 96 × 64 px" in watched.page.inner_text("#wb-photos")
+    for way, shade in (("paste", 60), ("drop", 160)):
+        ids = watched.ids()
+        buffer = io.BytesIO()
+        Image.fromarray(np.full((64, 96, 3), shade, np.uint8)).save(buffer, "PNG")
+        watched.page.evaluate(HAND_OVER_JS, [way, list(buffer.getvalue())])
+        watched.wait_changed("attribution", ids["attribution"])
+        assert "image=upload-" in watched.page.url
+        assert "64 × 64 of 96 × 64 px" in watched.page.inner_text("#wb-photos")
 
 
 def test_export_holds_numbers_and_pictures(watched) -> None:

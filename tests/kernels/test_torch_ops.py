@@ -159,7 +159,11 @@ def test_compiled_model_gives_the_same(name, compiled, image) -> None:
         torch.testing.assert_close(program(x), model(x), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("is_strict", [True, False], ids=["strict", "not strict"])
+@pytest.mark.parametrize(
+    "is_strict",
+    [pytest.param(True, marks=pytest.mark.slow), False],
+    ids=["strict", "not strict"],
+)
 def test_exported_model_gives_the_same(is_strict, image) -> None:
     torch._dynamo.reset()
     model, x = build("efficientvmamba_test"), image
