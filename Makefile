@@ -30,9 +30,10 @@ help:
 run: $(RUNTIME)
 	$(PY) app.py $(ARGS)
 
-# Two processes (tests/conftest.py says which tests stay together).
+# Two processes share the files; the browser's tests, which keep both cores busy by themselves, follow.
 test: $(DEV)
-	$(PY) -m pytest -m "not slow" -n 2 --dist loadgroup $(ARGS)
+	$(PY) -m pytest -m "not slow and not browser" -n 2 --dist loadfile $(ARGS)
+	$(PY) -m pytest -m "browser and not slow" $(ARGS)
 
 test-slow: $(DEV)
 	$(PY) -m pytest -m slow $(ARGS)

@@ -40,17 +40,6 @@ def is_ci() -> bool:
     return os.environ.get("CI", "").lower() in ("1", "true", "yes")
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in its own hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several processes (`-n 2 --dist loadgroup`): the browser's tests share one app, stay in
-    one of them and come first, for they take longest; every other file stays whole."""
-    items.sort(key=lambda item: item.get_closest_marker("browser") is None)
-    for item in items:
-        is_browser = item.get_closest_marker("browser") is not None
-        name = "browser" if is_browser else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(name))
-
-
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """A browser test skips only where no browser is installed, and never on CI."""
     if item.get_closest_marker("browser") and find_browser() is None:
