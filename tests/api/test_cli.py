@@ -332,7 +332,7 @@ def test_attributions_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[
     flags = ["--size", "64", "--folder", str(folder), "--method", "saliency", "--faithfulness"]
     assert run(tmp_path, "attribute", *flags, "--format", "json,npz,csv,zip,html,png") == 0
     said = capsys.readouterr()
-    assert "left out: broken.jpg" in said.err and "sum input" in said.out
+    assert "left out: broken.jpg" in said.err and "half on, input" in said.out
     batch = load_results(tmp_path / "attribute.zip").results["batch"]
     assert isinstance(batch, AttributionBatch) and batch.images == ("0.png", "1.png")
     rows = list(csv.reader((tmp_path / "batch.csv").open(encoding="utf-8")))
