@@ -54,15 +54,15 @@ def test_a_pick_moves_every_field_and_the_phases(watched) -> None:
 
 def test_what_is_compared_and_how_is_in_the_link_and_restored(watched) -> None:
     watched.open(QUICK)
-    ids = watched.ids()
-    choose(watched, "SE gates", "frozen")
-    watched.wait_changed("lab_erf", ids["lab_erf"])
-    ids = watched.ids()
-    choose(watched, "Definition", "RepLKNet")
-    watched.wait_changed("lab_erf", ids["lab_erf"])
-    ids = watched.ids()
-    choose(watched, "Token of", "block 1, scan path")
-    watched.wait_changed("lab_erf", ids["lab_erf"])
+    for label, option, part in (
+        ("SE gates", "frozen", "gates=frozen"),
+        ("Definition", "RepLKNet", "definition=replknet"),
+        ("Token of", "block 1, scan path", "unit=block1.scan"),
+    ):
+        choose(watched, label, option)
+        # The link and the panels' busy marks come together, with the first word of the new run.
+        watched.page.wait_for_function("(part) => location.search.includes(part)", arg=part)
+        watched.finished()
     text = watched.text("lab_erf")
     assert "block 1, scan path" in text and "RepLKNet" in text and "gates frozen" in text
     assert "log10" in text and "can matter" in text
