@@ -334,7 +334,8 @@ class AttributionLab:
                 photo = self._wb.photos.add(file, name)
                 shown = replace(view, photo=photo.id, attr_rival=NONE)
                 maps = self.maps(shown, None, token)
-                numbers = _numbers(maps) | _path_numbers(self.evidence(shown, None, token))
+                shares = self.evidence(shown, None, token).shares
+                numbers = _numbers(maps) | {f"share {path}": v for path, v in shares.items()}
                 if with_faithfulness:
                     numbers |= _check_numbers(result_of(self.faithfulness(shown, token)))
             except BadInputError as error:
@@ -426,14 +427,9 @@ class AttributionLab:
         return run_key(
             kind,
             version=__version__,
-            model=made.model,
-            weights=made.weights_sha256,
-            scan=made.scan,
             photo=made.image_sha256,
             crop=made.crop,
-            input=made.input_size,
-            device=made.device,
-            backend=made.backend,
+            **made.run_fields,
             target=subject.target,
             contrast=subject.contrast,
             note=subject.note,
@@ -481,26 +477,12 @@ def written(view: View) -> str:
 def _numbers(maps: MapsResult) -> dict[str, float]:
     found = {"probability": maps.probability, "objective": maps.objective}
     for index, one in enumerate(maps.maps):
-        values = one.values.astype(np.float64)
         if maps.is_density:
-            found[f"sum {one.name}"] = float(values.sum())
-        # Share of the map's cells that hold half of its absolute sum.
-        order = np.sort(np.abs(values).ravel())[::-1].cumsum()
-        n = np.searchsorted(order, 0.5 * order[-1]) + 1
-        found[f"half on, {one.name}"] = float(n / order.size) if order[-1] else float("nan")
+            found[f"sum {one.name}"] = float(one.values.sum(dtype=np.float64))
+        found[f"half on, {one.name}"] = one.half_share
         if maps.gaps:
             found[f"gap {one.name}"] = maps.gaps[index]
     return found
-
-
-def _path_numbers(result: EvidenceResult) -> dict[str, float]:
-    """Share of each path in the summed size of the evidence over all EVSS blocks."""
-    sizes: dict[str, float] = {}
-    for block in result.blocks:
-        for path, value in zip(block.paths, block.sums, strict=True):
-            sizes[path] = sizes.get(path, 0.0) + abs(value)
-    whole = sum(sizes.values())
-    return {f"share {path}": size / whole for path, size in sizes.items() if whole}
 
 
 def _check_numbers(result: FaithfulnessResult) -> dict[str, float]:

@@ -18,10 +18,9 @@ import numpy as np
 import torch
 
 import models
-from kernels._bench.report import describe, write
 from workbench.analyses.attribution import implicit_attention
 from workbench.analyses.attribution.explain import explain
-from workbench.bench_erf import NOT_MEASURED, in_turns, say, times_of
+from workbench.bench_erf import NOT_MEASURED, answer, in_turns, times_of
 from workbench.progress import result_of
 from workbench.runtime import Workbench
 from workbench.settings import Settings
@@ -41,15 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    environment = describe(torch.device("cpu"))
-    say(" · ".join(f"{key} {value}" for key, value in environment.items()))
-    rows: list[dict[str, Any]] = []
-    for question in options.questions:
-        for row in QUESTIONS[question](options):
-            say(sentence(row))
-            rows.append(row)
-    write(options.out, "attribution", environment, rows)
-    return 0 if all(row["is_correct"] for row in rows) else 1
+    return answer(QUESTIONS, sentence, options, "attribution")
 
 
 def passes(model: models.EfficientVMamba, image: np.ndarray, n: int) -> Callable[[], None]:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,14 +93,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.grow is not None:
         say(json.dumps(grown(options.grow, options.model)))
         return 0
+    return answer(QUESTIONS, sentence, options, "erf")
+
+
+def answer(
+    questions: Mapping[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]],
+    words: Callable[[dict[str, Any]], str],
+    options: argparse.Namespace,
+    name: str,
+) -> int:
+    """Ask `options.questions`, say and write every row; exit status 1 if one was wrong."""
     environment = describe(torch.device("cpu"))
     say(" · ".join(f"{key} {value}" for key, value in environment.items()))
     rows: list[dict[str, Any]] = []
     for question in options.questions:
-        for row in QUESTIONS[question](options):
-            say(sentence(row))
+        for row in questions[question](options):
+            say(words(row))
             rows.append(row)
-    write(options.out, "erf", environment, rows)
+    write(options.out, name, environment, rows)
     return 0 if all(row.get("is_correct", True) for row in rows) else 1
 
 

@@ -307,18 +307,7 @@ class ErfLab:
         }
 
     def _key(self, kind: str, entry: Entry, **fields: Any) -> str:
-        made = entry.provenance
-        return run_key(
-            kind,
-            version=__version__,
-            model=made.model,
-            weights=made.weights_sha256,
-            scan=made.scan,
-            input=made.input_size,
-            device=made.device,
-            backend=made.backend,
-            **fields,
-        )
+        return run_key(kind, version=__version__, **entry.provenance.run_fields, **fields)
 
     def _target(self, view: View, network: Network, images: ImageSet) -> tuple[Target, str]:
         """The unit and token of `network` at the view's image point, and what differs, in words."""

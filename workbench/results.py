@@ -34,6 +34,18 @@ class Provenance:
     seed: int | None = None
     seconds: float = 0.0  # wall time of the computation, not part of the run key
 
+    @property
+    def run_fields(self) -> dict[str, object]:
+        """What of a network and of where it runs decides a result, for a run key."""
+        return {
+            "model": self.model,
+            "weights": self.weights_sha256,
+            "scan": self.scan,
+            "input": self.input_size,
+            "device": self.device,
+            "backend": self.backend,
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictionResult:
@@ -317,6 +329,15 @@ class AttributionMap:
     stride: int  # input pixels per cell
     layer: str  # which tensor the map is of, in words
 
+    @property
+    def half_share(self) -> float:
+        """Share of the cells that hold half of the summed size; nan for a map of zeros."""
+        sizes = np.abs(self.values.astype(np.float64)).ravel()
+        falling: np.ndarray = np.cumsum(np.sort(sizes)[::-1])
+        if falling[-1] == 0:
+            return float("nan")
+        return float((np.searchsorted(falling, 0.5 * falling[-1]) + 1) / falling.size)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MapsResult:
@@ -377,6 +398,17 @@ class EvidenceResult:
     objective: float
     blocks: tuple[EvidenceMaps, ...]  # empty for a network without EVSS blocks
     note: str = ""
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of each path in the summed size of the evidence over all blocks; empty if that is
+        0."""
+        sizes: dict[str, float] = {}
+        for block in self.blocks:
+            for path, value in zip(block.paths, block.sums, strict=True):
+                sizes[path] = sizes.get(path, 0.0) + abs(value)
+        whole = sum(sizes.values())
+        return {path: size / whole for path, size in sizes.items()} if whole else {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,7 @@ from workbench.figures.attribution_lab import (
     photo_within,
     signed,
 )
-from workbench.figures.attribution_paths import attribution_paths_panel, shares
+from workbench.figures.attribution_paths import attribution_paths_panel
 from workbench.figures.faithfulness import faithfulness_panel
 from workbench.figures.theme import CIVIDIS, SIGNED, block_sum, significant
 from workbench.results import (
@@ -610,7 +610,7 @@ def test_path_maps_share_one_scale_and_add_up_to_the_total() -> None:
 
 def test_shares_of_the_paths_count_sizes() -> None:
     result = two_blocks()
-    found = shares(result.blocks)
+    found = result.shares
     whole = 1 + 0.5 + 0.25 + 0.8 + 0.5 + 0.3
     assert found == pytest.approx(
         {"scan": 1.8 / whole, "conv": 1 / whole, "residual": 0.55 / whole}

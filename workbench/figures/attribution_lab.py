@@ -292,18 +292,15 @@ def _badges(found: Mapping[str, MapsResult]) -> list[Json]:
 def _sentence(found: Mapping[str, MapsResult], names: Mapping[str, str]) -> str:
     """Where the densest part of the evidence lies, for this photo."""
     first = found["a"]
-    values = np.abs(first.maps[-1].values.astype(np.float64))
-    order: np.ndarray = np.cumsum(np.sort(values.ravel())[::-1])
-    name = first.maps[-1].name
+    share, name = first.maps[-1].half_share, first.maps[-1].name
     where = "the input" if name == "input" else f"stage {name[-1]}"
     text = f"For {target_words(first)}, objective {signed(first.objective)}: "
-    if order[-1] == 0:
+    if np.isnan(share):
         text += f"there is no evidence at {where}."
     else:
-        share = (np.searchsorted(order, 0.5 * order[-1]) + 1) / order.size
         text += (
             f"half of the {'absolute ' if first.is_signed else ''}evidence at {where} lies on "
-            f"{percent(float(share))} of the image."
+            f"{percent(share)} of the image."
         )
     if "b" in found:
         text += f" {names['b']}: objective {signed(found['b'].objective)}."

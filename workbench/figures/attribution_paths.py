@@ -95,16 +95,6 @@ def attribution_paths_panel(result: EvidenceResult) -> Json:
     }
 
 
-def shares(blocks: Sequence[EvidenceMaps]) -> dict[str, float]:
-    """Share of each path in the summed size of the evidence over all blocks."""
-    sizes = dict.fromkeys(WORDS, 0.0)
-    for block in blocks:
-        for path, value in zip(block.paths, block.sums, strict=True):
-            sizes[path] += abs(value)
-    whole = sum(sizes.values()) or 1.0
-    return {path: size / whole for path, size in sizes.items()}
-
-
 def total_words(block: EvidenceMaps) -> str:
     """The block's evidence; "0" where its paths cancel, as in the last block of a stage.
 
@@ -183,7 +173,7 @@ def _map(
 
 
 def _sentence(result: EvidenceResult) -> str:
-    found = shares(result.blocks)
+    found = {path: result.shares.get(path, 0.0) for path in WORDS}
     text = ", ".join(f"{percent(found[path])} {WORDS[path][0]}" for path in found)
     sentence = f"Over all EVSS blocks, share of the paths' |evidence|: {text}."
     if result.provenance.is_random:
