@@ -34,11 +34,24 @@ def svg(figure: Figure) -> bytes:
 
 
 def _file(figure: Figure, form: str, metadata: dict[str, None]) -> bytes:
-    """The same figure gives the same bytes: no date, and fixed names inside an SVG."""
+    """The same figure gives the same bytes: no date, fixed names inside an SVG, settled axes."""
+    _settle(figure)
     buffer = io.BytesIO()
     with rc_context({"svg.hashsalt": "workbench", "svg.fonttype": "none"}):
         figure.savefig(buffer, format=form, dpi=DPI, metadata=metadata)
     return buffer.getvalue()
+
+
+def _settle(figure: Figure) -> None:
+    """The layout's solver orders its constraints by address: its last digits differ from run to
+    run, and the names of an SVG's clip paths are made of all digits."""
+    if figure.get_layout_engine() is None:
+        return
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        place = axes.get_position(original=True)
+        axes.set_position([round(float(v), 6) for v in place.bounds])
 
 
 def above_the_footer() -> ConstrainedLayoutEngine:
