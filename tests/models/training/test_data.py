@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,14 @@ def test_split_lists_classes_and_files_in_order(images: Path) -> None:
 
 def test_fingerprint_changes_with_the_files(images: Path) -> None:
     before = find_split(images, "val").fingerprint()
-    assert find_split(images, "val").fingerprint() == before
+    file = images / "val" / "red" / "0.png"
+    os.utime(file, (1, 1))
+    assert find_split(images, "val").fingerprint() == before, "a copy of the files is the same set"
+    pixels = bytearray(file.read_bytes())
+    pixels[len(pixels) // 2] ^= 1
+    file.write_bytes(pixels)
+    assert find_split(images, "val").fingerprint() != before
+    before = find_split(images, "val").fingerprint()
     (images / "val" / "red" / "0.png").unlink()
     assert find_split(images, "val").fingerprint() != before
 
