@@ -257,11 +257,12 @@ class AttributionLab:
     def attentions(
         self, view: View, token: CancelToken | None = None
     ) -> dict[str, AttentionResult]:
-        """Implicit attention under scheme "a", and under "b" where this network can run it."""
-        is_runnable = ScanSpec.parse(view.scan_b).is_runnable
-        return {
-            which: self.attention(view, which, token) for which in ("a", "b")[: 1 + is_runnable]
-        }
+        """Implicit attention under scheme "a", and under "b" where a model can run it."""
+        own = self.attention(view, "a", token)
+        if ScanSpec.parse(view.scan_b).is_runnable:
+            return {"a": own, "b": self.attention(view, "b", token)}
+        missing = f"Scheme {view.scan_b} is the path of another network: nothing is read along it."
+        return {"a": replace(own, note=" ".join(filter(None, (own.note, missing))))}
 
     def faithfulness(
         self, view: View, token: CancelToken | None = None

@@ -21,6 +21,7 @@ from workbench.image_sets import pictures_below
 from workbench.permalink import read, write
 from workbench.progress import CancelToken, Progress, result_of
 from workbench.runtime import Workbench
+from workbench.ui.panels import lab_attr_updates
 from workbench.view import View
 
 VIEW = View(model="efficientvmamba_test", weights="random", size=64, stage=2, y=2, x=5)
@@ -139,6 +140,10 @@ def test_a_scheme_that_this_network_cannot_run(wb: Workbench) -> None:
     assert set(found) == {"maps_a", "attention_a"}
     with pytest.raises(NotAvailableError, match="another network"):
         wb.attribution_lab.maps(view, "scan")
+    assert "vim is the path of another network" in found["attention_a"].note
+    *_, shown = lab_attr_updates(wb, replace(view, attr_rival="scan"), CancelToken())
+    assert shown.payload is not None and len(shown.payload["maps"]) == 5, "scheme A stays"
+    assert "another network" in shown.payload["notes"][-1]
     # Path only: there is nothing to explain, but its classes have names.
     assert len(wb.attribution_lab.classes(replace(view, scan_a="vim"))) == 1000
 

@@ -31,6 +31,7 @@ from workbench.figures.paper_attribution import (
     evidence_figure,
     faithfulness_figure,
     maps_figure,
+    randomisation_figure,
 )
 from workbench.results import MapsResult
 
@@ -111,6 +112,18 @@ def test_what_is_not_there_is_no_picture(rgb: np.ndarray) -> None:
     results = {"evidence": evidence_result(note="none"), "attention_a": bare, "attention_b": bare}
     assert render(results, rgb) == {}
     assert set(render(every_result(), None)) == {"evidence.png", "faithfulness.png"}
+
+
+def test_the_sanity_check_alone_is_a_picture(rgb: np.ndarray) -> None:
+    assert set(render({"randomisation": randomisation_result()}, rgb)) == {"randomisation.png"}
+    figure = randomisation_figure(randomisation_result())
+    uncovered(figure)
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "stage 1",
+        "stage 2",
+        "stage 3",
+    ]
 
 
 def test_maps_share_one_scale_and_the_difference_has_its_own(rgb: np.ndarray) -> None:
@@ -209,7 +222,9 @@ def test_faithfulness_with_and_without_randomisation() -> None:
     figure = faithfulness_figure(faithfulness_result(), randomisation_result())
     uncovered(figure)
     third = figure.axes[2]
-    assert [line.get_label() for line in third.lines] == ["stage 1", "stage 2", "stage 3"]
+    solid = [line.get_label() for line in third.lines if line.get_linestyle() == "-"]
+    assert solid == ["stage 1", "stage 2", "stage 3"]
+    assert len(third.lines) == 6, "each with its likeness to edges"
     assert [t.get_text() for t in third.get_xticklabels()] == ["trained", "head", "stem"]
     insertion = figure.axes[0].lines[0]
     np.testing.assert_allclose(insertion.get_ydata(), faithfulness_result().curves[0].insertion)

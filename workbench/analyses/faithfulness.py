@@ -63,7 +63,7 @@ def faithfulness(
     explain: Callable[[np.ndarray], np.ndarray] | None,
     *,
     baseline: str = "blur",
-    steps: int = 28,
+    steps: int = 24,
     n_random: int = 6,
     n_noises: int = N_NOISES,
     provenance: Provenance,
@@ -115,7 +115,7 @@ def faithfulness(
         n_random=n_random,
         verdict="",
         is_final=False,
-        note=_note(shown, explain is not None, panel),
+        note=_note(shown, n_noises, panel),
     )
 
     def result(*curves: FaithfulnessCurve, **changes: Any) -> FaithfulnessResult:
@@ -413,7 +413,7 @@ def _map_named(maps: MapsResult, name: str) -> AttributionMap:
     raise BadInputError(f"{maps.label} has no map {name!r}. Choose one of {known}.")
 
 
-def _note(shown: AttributionMap, has_sensitivity: bool, panel: _Panel) -> str:
+def _note(shown: AttributionMap, n_noises: int, panel: _Panel) -> str:
     notes = []
     if np.ptp(shown.values) == 0:
         notes.append("This map is the same everywhere: its order is a random one.")
@@ -423,6 +423,13 @@ def _note(shown: AttributionMap, has_sensitivity: bool, panel: _Panel) -> str:
             "for this class the photo is no better than the baseline, and the curves say little. "
             "Choose another baseline or class."
         )
-    if not has_sensitivity:
+    if n_noises == 0:
         notes.append("Sensitivity was not computed: the method was not at hand.")
+    elif n_noises < N_NOISES:
+        photos = "1 photo" if n_noises == 1 else f"{n_noises} photos"
+        notes.append(
+            f"Sensitivity is the largest change among {photos} with noise, not {N_NOISES}: one map "
+            "of this method takes many passes. It may be lower than that of a faster method for "
+            "this reason alone."
+        )
     return " ".join(notes)

@@ -16,6 +16,7 @@ from workbench.figures.paper_attribution import (
     evidence_figure,
     faithfulness_figure,
     maps_figure,
+    randomisation_figure,
 )
 from workbench.figures.paper_erf import erf_figure, phases_figure
 from workbench.figures.paper_parts import above_the_footer, focus, footer, map_axes, png, svg
@@ -79,9 +80,11 @@ def _attribution_lab(results: dict[str, Any], rgb: np.ndarray | None) -> dict[st
     rows = {key: results[f"attention_{key}"] for key in "ab" if f"attention_{key}" in results}
     if any(result.has_scan for result in rows.values()) and rgb is not None:
         found["attention"] = attention_figure(rows, rgb)
+    sanity = results.get("randomisation")
     if "faithfulness" in results:
-        sanity = results.get("randomisation")
         found["faithfulness"] = faithfulness_figure(results["faithfulness"], sanity)
+    elif sanity is not None:
+        found["randomisation"] = randomisation_figure(sanity)
     return found
 
 

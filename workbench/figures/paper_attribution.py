@@ -241,16 +241,29 @@ def faithfulness_figure(
         ax.set_ylim(0, 1.02)
         ax.legend(fontsize=5)
     if sanity:
-        for i, name in enumerate(sanity.map_names):
-            token = stage_colour(i)
-            values = sanity.similarity[:, i]
-            axes[2].plot(
-                range(len(values)), values, ".-", color=LIGHT[token], label=map_words(name)
-            )
-        axes[2].set_xticks(range(len(sanity.steps)), sanity.steps, rotation=35, ha="right")
-        _small(axes[2], "random from the head down to", "rank correlation")
-        axes[2].legend(fontsize=5)
+        _similarity(axes[2], sanity)
     return figure
+
+
+def randomisation_figure(result: RandomisationResult) -> Figure:
+    """The randomisation of the weights alone."""
+    figure = _sheet(4.2, 2.5, result.provenance, f"{result.method}, weights made random")
+    _similarity(figure.subplots(), result)
+    return figure
+
+
+def _similarity(ax: Axes, result: RandomisationResult) -> None:
+    """Rank correlation with the trained maps (solid) and with edges (dotted); chance as a band."""
+    chance = float(np.nanmax(result.chance, initial=0.0))
+    ax.axhspan(-chance, chance, color=LIGHT["@muted"], alpha=0.2, linewidth=0)
+    for i, name in enumerate(result.map_names):
+        colour = LIGHT[stage_colour(i)]
+        values, edges = result.similarity[:, i], result.edges[:, i]
+        ax.plot(range(len(values)), values, ".-", color=colour, label=map_words(name))
+        ax.plot(range(len(edges)), edges, ":", color=colour, linewidth=0.8)
+    ax.set_xticks(range(len(result.steps)), result.steps, rotation=35, ha="right")
+    _small(ax, "random from the head down to", "rank correlation")
+    ax.legend(fontsize=5)
 
 
 def _small(axes: Axes, x: str, y: str) -> None:

@@ -51,7 +51,8 @@ def _settle(figure: Figure) -> None:
     figure.set_layout_engine("none")
     for axes in figure.axes:
         place = axes.get_position(original=True)
-        axes.set_position([round(float(v), 6) for v in place.bounds])
+        left, bottom, width, height = (round(float(v), 6) for v in place.bounds)
+        axes.set_position((left, bottom, width, height))
 
 
 def above_the_footer() -> ConstrainedLayoutEngine:

@@ -12,6 +12,7 @@ import numpy as np
 
 from workbench.bundle import N_ERF_IMAGES
 from workbench.erf_lab import DETAIL_IMAGES
+from workbench.errors import BadInputError, NotAvailableError
 from workbench.figures import attribution_panel, erf_panel, profile_panel, scan_panel
 from workbench.figures.attention import attention_panel
 from workbench.figures.attribution_lab import attribution_lab_panel
@@ -27,7 +28,7 @@ from workbench.figures.scan_lab import scan_lab_panel, story_panel
 from workbench.figures.scheme_table import scheme_table_panel
 from workbench.photos import prepare
 from workbench.progress import CancelToken, Progress
-from workbench.results import ErfResult, FaithfulnessResult
+from workbench.results import ErfResult, FaithfulnessResult, MapsResult
 from workbench.runtime import Workbench
 from workbench.view import View
 
@@ -203,15 +204,22 @@ def lab_erf_paths_updates(wb: Workbench, view: View, token: CancelToken) -> Iter
 
 
 def lab_attr_updates(wb: Workbench, view: View, token: CancelToken) -> Iterator[Update]:
-    """The method's maps; a rival's follow."""
+    """The method's maps; a rival's follow, or the reason why there are none."""
     yield Update("lab_attr", text="forward and backward", share=0.2)
-    found = {}
+    found: dict[str, MapsResult] = {}
     photos = wb.attribution_lab.photos(view)
-    for key, result in wb.attribution_lab.compare(view, token):
-        found[key] = result
+    try:
+        for key, result in wb.attribution_lab.compare(view, token):
+            found[key] = result
+            update = done(attribution_lab_panel(found, photos, view.stage))
+            is_last = len(found) == len(photos)
+            yield update if is_last else Update("lab_attr", update.payload, "the other", 0.5)
+    except (BadInputError, NotAvailableError) as error:
+        if not found:
+            raise
         panel = attribution_lab_panel(found, photos, view.stage)
-        is_last = len(found) == len(photos)
-        yield done(panel) if is_last else Update("lab_attr", done(panel).payload, "the other", 0.5)
+        panel["notes"] = [*panel.get("notes", ()), str(error)]
+        yield done(panel)
 
 
 def lab_attr_attention_updates(wb: Workbench, view: View, token: CancelToken) -> Iterator[Update]:

@@ -53,11 +53,14 @@ class _Captured(Exception):
 
 @dataclass(frozen=True)
 class Steps:
-    """What one sequence of a scan does at each step; float32."""
+    """What one sequence of a scan does at each step, float32; steps lie last, so that what one
+    channel or state does to all of them is one long loop."""
 
-    dt: Tensor  # [L, C]
-    B: Tensor  # [L, N]
-    C: Tensor  # [L, N]
+    x: Tensor  # [C, L]
+    dt: Tensor  # [C, L]
+    clock: Tensor  # [C, L] sum of dt so far, float64: its differences are exact to 1e-11
+    B: Tensor  # [N, L]
+    C: Tensor  # [N, L]
 
 
 @dataclass(frozen=True)
@@ -77,15 +80,15 @@ class WatchedScan:
 
     @cached_property
     def read(self) -> Tensor:
-        """What the steps read, `[H * W + 1, C]`: the tokens, and last the zero of a pad."""
-        return F.pad(self.given.x.permute(1, 2, 0).flatten(0, 1), (0, 0, 0, 1))
+        """What the steps read, `[C, H * W + 1]`: the tokens, and last the zero of a pad."""
+        return F.pad(self.given.x.flatten(1), (0, 1))
 
     @cached_property
     def steps(self) -> tuple[Steps, ...]:
         """Of every sequence, computed when the first token is asked for."""
         with torch.no_grad():
             return tuple(
-                _steps(self.given, int(s), self.read[self.slots(k)])
+                _steps(self.given, int(s), self.read[:, self.slots(k)])
                 for k, s in enumerate(self.order.parameter_set)
             )
 
@@ -292,10 +295,10 @@ def attention_of(
         line[: sequence.decay.size] = sequence.decay
     return {
         "sequences": tuple(sequence.number for sequence in found),
-        "rows": maps([sequence.row[:, shown].mean(1) for sequence in found]),
-        "rows_size": maps([sequence.row.abs().mean(1) for sequence in found]),
-        "columns": maps([sequence.column[:, shown].mean(1) for sequence in found]),
-        "columns_size": maps([sequence.column.abs().mean(1) for sequence in found]),
+        "rows": maps([sequence.row[shown].mean(0) for sequence in found]),
+        "rows_size": maps([sequence.row.abs().mean(0) for sequence in found]),
+        "columns": maps([sequence.column[shown].mean(0) for sequence in found]),
+        "columns_size": maps([sequence.column.abs().mean(0) for sequence in found]),
         "steps": steps,
         "decay": decay,
         "skip": float(own_skip[shown].mean()),
@@ -305,60 +308,59 @@ def attention_of(
 
 
 class _SequenceAttention:
-    """Row and column of one token in one sequence, `[H * W + 1, C]` each, last what pads read."""
+    """Row and column of one token in one sequence, `[C, H * W + 1]` each, last what pads read."""
 
     def __init__(self, watched: WatchedScan, k: int, code: int) -> None:
         codes, index, given = watched.order.index[k], watched.slots(k), watched.given
         s = int(watched.order.parameter_set[k])
-        xs = watched.read[index]  # [L, C]
-        dt, B, C = watched.steps[k].dt, watched.steps[k].B, watched.steps[k].C
-        # Differences of float64 sums: exact to 1e-11 after thousands of steps.
-        clock = dt.cumsum(0, dtype=torch.float64)
-        A = -given.A_logs.unflatten(0, (-1, xs.shape[1]))[s].double().exp().T  # [N, C]
+        steps = watched.steps[k]
+        x, dt, clock, B, C = steps.x, steps.dt, steps.clock, steps.B, steps.C
+        A = -given.A_logs.unflatten(0, (-1, x.shape[0]))[s].double().exp()  # [C, N]
         self.number = k
         self.places = np.flatnonzero(codes == code)
-        self.skip = given.Ds.view(-1, xs.shape[1])[s] * len(self.places)
+        self.skip = given.Ds.view(-1, x.shape[0])[s] * len(self.places)
         self.row = torch.zeros_like(watched.read, dtype=torch.float32)
         self.column = torch.zeros_like(self.row)
         self.explained = torch.zeros_like(self.skip)
         curves = np.full((len(self.places), len(codes)), np.nan, dtype=np.float32)
         for curve, p in zip(curves, self.places, strict=True):
+            own = slice(p, p + 1)
             # Before the token the state is read with C of the token, after it the token's B is.
-            weights = torch.cat([B[:p] * C[p], C[p:] * B[p]])
-            kept = _kept(A, (clock - clock[p]).abs_(), weights)
-            read = kept[: p + 1] * dt[: p + 1]
-            self.explained += (read * xs[: p + 1]).sum(0)
-            self.row.index_add_(0, index[: p + 1], read)
-            self.column.index_add_(0, index[p:], kept[p:] * dt[p])
-            sizes = read.abs().mean(1).cpu().numpy()[::-1]
+            weights = torch.cat([B[:, :p] * C[:, own], C[:, p:] * B[:, own]], dim=1)
+            kept = _kept(A, (clock - clock[:, own]).float().abs_(), weights)
+            read = kept[:, : p + 1] * dt[:, : p + 1]
+            self.explained += (read * x[:, : p + 1]).sum(1)
+            self.row.index_add_(1, index[: p + 1], read)
+            self.column.index_add_(1, index[p:], kept[:, p:] * dt[:, own])
+            sizes = read.abs().mean(0).cpu().numpy()[::-1]
             curve[: p + 1] = np.where(codes[p::-1] < 0, np.float32(np.nan), sizes)
         self.decay = _mean_of_known(curves[:, : self.places[-1] + 1])
 
 
-def _steps(given: ScanInput, s: int, xs: Tensor) -> Steps:
-    """dt, B and C of parameter set s where `xs` `[L, C]` is read, from products in float64."""
+def _steps(given: ScanInput, s: int, x: Tensor) -> Steps:
+    """dt, B and C of parameter set s where `x` `[C, L]` is read, from products in float64."""
     rank, n_states = given.dt_projs_weight.shape[2], given.A_logs.shape[1]
-    projected = xs.double() @ given.x_proj_weight[s].double().T
-    low, B, C = projected.split([rank, n_states, n_states], dim=1)
-    raw = low @ given.dt_projs_weight[s].double().T + given.dt_projs_bias[s].double()
-    return Steps(F.softplus(raw.float()), B.float(), C.float())
+    projected = given.x_proj_weight[s].double() @ x.double()
+    low, B, C = projected.split([rank, n_states, n_states])
+    raw = given.dt_projs_weight[s].double() @ low + given.dt_projs_bias[s].double()[:, None]
+    dt = F.softplus(raw.float())
+    return Steps(x, dt, dt.cumsum(1, dtype=torch.float64), B.float(), C.float())
 
 
 def _kept(A: Tensor, elapsed: Tensor, weights: Tensor) -> Tensor:
-    """`sum_n weights[m, n] exp(A[n, c] elapsed[m, c])`, `[M, C]`; A `[N, C]`, elapsed `[M, C]`,
-    weights `[M, N]`; float32.
+    """`sum_n weights[n, m] exp(A[c, n] elapsed[c, m])`, `[C, M]`; A `[C, N]`, elapsed `[C, M]`,
+    weights `[N, M]`; float32.
 
     Exponent and share are rounded to float32: an error e of an exponent -a changes the share by
     `a exp(-a) e`, at most 0.37 e, wherever the token is.
     """
-    elapsed = elapsed.float()
     per_state = (A / math.log(2)).float()
     total = torch.zeros_like(elapsed)
     share = torch.empty_like(elapsed)
-    for n in range(A.shape[0]):
-        torch.mul(elapsed, per_state[n], out=share)
+    for n in range(A.shape[1]):
+        torch.mul(elapsed, per_state[:, n, None], out=share)
         F.threshold(share, GONE, -math.inf, inplace=True)
-        total.addcmul_(share.exp2_(), weights[:, n, None])
+        total.addcmul_(share.exp2_(), weights[n])
     return total
 
 
