@@ -385,7 +385,7 @@ def test_a_repeat_gives_the_same_and_more_orders_leave_the_map_alone(network, ph
     np.testing.assert_array_equal(one.curves[2].deletion, more.curves[2].deletion)
 
 
-@pytest.mark.parametrize("after", [0, 1, 5, 20, 30, 40, 50])
+@pytest.mark.parametrize("after", [0, 1, 5, 20, 30, 40, 46])
 def test_stop_ends_it_before_the_next_pass(network, photo, maps_of, run, n_hooks, after):
     image = photo(64, 64)
     values = np.arange(256).reshape(16, 16)
