@@ -22,6 +22,7 @@ OURS = ("kernels", "models", "workbench", "app")
 # Plain data: no torch, no model, nothing of ours but each other.
 DATA = (
     "workbench.results",
+    "workbench.profiler_results",
     "workbench.errors",
     "workbench.view",
     "workbench.training_log",
@@ -34,6 +35,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "models": ("models", "kernels"),
     "workbench": ("models", "kernels", "workbench"),
     "workbench.results": (),
+    "workbench.profiler_results": ("workbench.results",),
     "workbench.errors": (),
     "workbench.view": (),
     "workbench.training_log": ("workbench.errors",),
@@ -46,7 +48,9 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "workbench.export": DATA,
     "workbench.report": DATA,
     "workbench.files": (*DATA, "workbench.export", "workbench.report", "workbench.figures"),
-    "workbench.security": (*DATA, "workbench.settings"),
+    "workbench.runs": (*DATA, "workbench.export"),
+    "workbench.perfetto": (*DATA, "workbench.settings"),
+    "workbench.security": (*DATA, "workbench.settings", "workbench.perfetto"),
     "workbench.figures": (*DATA, "workbench.figures"),
     "workbench.analyses": ("models", "kernels", "workbench"),
     "workbench.ui": OURS,
@@ -76,7 +80,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "captum": ("workbench.analyses.attribution", "workbench.analyses.faithfulness"),
     "torch": (
         *("kernels", "models", "workbench.analyses", "workbench.runtime", "workbench.device"),
-        *("workbench.bench_erf", "workbench.bench_attribution"),
+        *("workbench.bench_erf", "workbench.bench_attribution", "workbench.bench_trace"),
     ),
     "numba": ("kernels",),
     "triton": ("kernels",),
@@ -84,6 +88,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
 # Command-line programs print; nothing else does.
 PRINTS = ("kernels.bench", "models.bench", "models.train", "models.evaluate", "models.ablations")
 PRINTS += ("workbench.cli", "workbench.bench_erf", "workbench.bench_attribution")
+PRINTS += ("workbench.bench_trace",)
 
 
 def _module_name(path: Path) -> str:
