@@ -19,6 +19,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from workbench.perfetto import VIEWER_PATH, ServePerfetto, read_viewer, trace_files
 from workbench.settings import Settings
 
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
@@ -58,8 +59,9 @@ HEADERS = {
     "Permissions-Policy": "camera=(), microphone=(), geolocation=(), payment=(), usb=()",
 }
 
-# Routes of Gradio that this app does not use. With or without the prefix of the API.
 API_PREFIX = "/gradio_api"
+UPLOAD_ROUTE = "/upload"  # with or without the prefix
+# Routes of Gradio that this app does not use. With or without the prefix of the API.
 CLOSED_ROUTES = (
     "/monitoring",
     "/runs",
@@ -109,22 +111,28 @@ class RefuseCrossSite:
 
 
 class LimitBody:
-    """Answers 413 to a body over `max_bytes`, also where its length was not announced."""
+    """Answers 413 to a body over `max_bytes`, also where its length was not announced.
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    Uploaded files, which Gradio writes to disk as they come, may have `upload_bytes`.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int, upload_bytes: int) -> None:
         self.app = app
         self.max_bytes = max_bytes
+        self.upload_bytes = upload_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        is_upload = scope["path"].removeprefix(API_PREFIX) == UPLOAD_ROUTE
+        max_bytes = self.upload_bytes if is_upload else self.max_bytes
         refusal = PlainTextResponse(
-            f"The request is larger than {self.max_bytes / 2**20:.0f} MB. Send a smaller file.",
+            f"The request is larger than {max_bytes / 2**20:.0f} MB. Send a smaller file.",
             status_code=413,
         )
         announced = Headers(scope=scope).get("content-length", "0")
-        if not announced.isdecimal() or int(announced) > self.max_bytes:
+        if not announced.isdecimal() or int(announced) > max_bytes:
             await refusal(scope, receive, send)
             return
         n_bytes = 0
@@ -135,11 +143,11 @@ class LimitBody:
             message = await receive()
             n_bytes += len(message.get("body", b""))
             # The application sees a client that went away, and stops reading.
-            return {"type": "http.disconnect"} if n_bytes > self.max_bytes else message
+            return {"type": "http.disconnect"} if n_bytes > max_bytes else message
 
         async def guarded_send(message: Message) -> None:
             nonlocal is_started
-            if n_bytes <= self.max_bytes or is_started:
+            if n_bytes <= max_bytes or is_started:
                 is_started = True
                 await send(message)
 
@@ -147,9 +155,9 @@ class LimitBody:
             await self.app(scope, counted_receive, guarded_send)
         except Exception:
             # Reading from a client that went away raises; the cause is known here.
-            if n_bytes <= self.max_bytes or is_started:
+            if n_bytes <= max_bytes or is_started:
                 raise
-        if n_bytes > self.max_bytes and not is_started:
+        if n_bytes > max_bytes and not is_started:
             await refusal(scope, receive, send)
 
 
@@ -169,15 +177,19 @@ class CloseRoutes:
 
 
 class AddHeaders:
-    """Adds HEADERS to every answer, refusals included."""
+    """Adds HEADERS to every answer, refusals included; the viewer has a policy of its own."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, viewer_policy: str) -> None:
         self.app = app
+        self.viewer_headers = HEADERS | {"Content-Security-Policy": viewer_policy}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_viewer = scope["type"] == "http" and scope["path"].startswith(VIEWER_PATH)
+        headers = self.viewer_headers if is_viewer else HEADERS
+
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
+                MutableHeaders(scope=message).update(headers)
             await send(message)
 
         await self.app(scope, receive, send_with_headers)
@@ -185,12 +197,18 @@ class AddHeaders:
 
 def middleware(settings: Settings) -> list[Middleware]:
     """For `app_kwargs={"middleware": ...}`, outermost first."""
+    viewer = read_viewer()
     return [
-        Middleware(AddHeaders),
+        Middleware(AddHeaders, viewer_policy=viewer.policy),
         Middleware(TrustedHostMiddleware, allowed_hosts=list(_hosts(settings)), www_redirect=False),
         Middleware(CloseRoutes),
         Middleware(RefuseCrossSite, trusted_hosts=settings.trusted_hosts),
-        Middleware(LimitBody, max_bytes=settings.max_upload_bytes + BODY_MARGIN_BYTES),
+        Middleware(
+            LimitBody,
+            max_bytes=settings.max_upload_bytes + BODY_MARGIN_BYTES,
+            upload_bytes=_largest_file(settings) + BODY_MARGIN_BYTES,
+        ),
+        Middleware(ServePerfetto, files=trace_files(settings), viewer=viewer),
     ]
 
 
@@ -203,7 +221,7 @@ def launch_options(settings: Settings) -> dict[str, Any]:
         "share": False,
         "show_error": False,
         "allowed_paths": [],
-        "max_file_size": settings.max_upload_bytes,
+        "max_file_size": _largest_file(settings),
         "strict_cors": True,
         "enable_monitoring": False,
         "run_history": False,
@@ -225,6 +243,11 @@ def quiet_environment() -> None:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("GRADIO_SHARE", "False")
+
+
+def _largest_file(settings: Settings) -> int:
+    """Bytes of one uploaded file; the photos' own, lower limit is checked where they are read."""
+    return max(settings.max_upload_bytes, settings.max_trace_bytes)
 
 
 def _hosts(settings: Settings) -> Iterable[str]:

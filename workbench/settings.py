@@ -28,7 +28,12 @@ class Settings:
     threads: int | None = None  # CPU threads of torch and of the kernels; None = their own choice
     cache_bytes: int = 512 * MIB  # results kept by run key
     photo_bytes: int = 512 * MIB  # decoded gallery photos and uploads
-    max_upload_bytes: int = 20 * MIB
+    max_upload_bytes: int = 20 * MIB  # one photo
+    max_trace_bytes: int = 100 * MIB  # one uploaded trace, as it comes: compressed or not
+    runs: Path | None = None  # file of the kept profiler runs; None = the default place
+    runs_bytes: int = 512 * MIB  # kept runs together
+    traces: Path | None = None  # folder of the traces kept for the viewer; None = the default
+    traces_bytes: int = 1024 * MIB  # kept traces together
     queue_size: int = 32  # waiting requests; more are refused with a sentence
     timm: tuple[str, ...] = ()  # networks of timm that the page offers besides its own list
     trusted_hosts: tuple[str, ...] = ()  # names under which the app is reached, besides loopback
@@ -45,7 +50,7 @@ class Settings:
         if self.threads is not None:
             _check_range("threads", self.threads, 1, 1024)
         _check_range("queue size", self.queue_size, 1, 10_000)
-        for name in ("cache_bytes", "photo_bytes", "max_upload_bytes"):
+        for name in (f.name for f in fields(self) if f.name.endswith("_bytes")):
             _check_range(name.replace("_", " "), getattr(self, name), MIB, 2**40)
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise BadInputError(
@@ -58,6 +63,16 @@ class Settings:
         if self.gallery_dir is not None and not self.gallery_dir.is_dir():
             raise BadInputError(
                 f"The gallery {str(self.gallery_dir)!r} is no folder. Give a folder with photos."
+            )
+        if self.runs is not None and self.runs.is_dir():
+            raise BadInputError(
+                f"The place for runs {str(self.runs)!r} is a folder. "
+                "Give a file, such as runs.sqlite; it is made where there is none."
+            )
+        if self.traces is not None and self.traces.exists() and not self.traces.is_dir():
+            raise BadInputError(
+                f"The place for traces {str(self.traces)!r} is a file. "
+                "Give a folder; it is made where there is none."
             )
         for name in self.timm:
             if not re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)?", name):
@@ -135,6 +150,18 @@ def argument_parser() -> argparse.ArgumentParser:
         help="also answer under this name (repeatable); needed behind a proxy or on a network",
     )
     parser.add_argument(
+        "--runs",
+        type=Path,
+        metavar="FILE",
+        help="keep the profiler's runs in this file (default: in your data folder)",
+    )
+    parser.add_argument(
+        "--traces",
+        type=Path,
+        metavar="DIR",
+        help="keep traces for the timeline viewer in this folder (default: in your cache folder)",
+    )
+    parser.add_argument(
         "--browser",
         action=argparse.BooleanOptionalAction,
         default=None,
@@ -163,7 +190,7 @@ def _parse(name: str, text: str) -> Any:
         return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[
             text.lower()
         ]
-    if name in ("gallery_dir", "example"):
+    if name in ("gallery_dir", "example", "runs", "traces"):
         return Path(text)
     if name in LISTS:
         return tuple(part for part in re.split(r"[,\s]+", text) if part)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from workbench.errors import BadInputError
-from workbench.settings import Settings
+from workbench.settings import MIB, Settings
 
 
 def test_the_default_is_this_machine_only() -> None:
@@ -28,6 +28,31 @@ def test_flags_win_over_the_environment(tmp_path: Path) -> None:
     assert settings.trusted_hosts == ("[fe80::1]",) and not settings.browser
 
 
+def test_places_and_limits_of_runs_and_traces(tmp_path: Path) -> None:
+    settings = Settings.from_args([], {})
+    assert settings.runs is None and settings.traces is None
+    assert (settings.max_upload_bytes, settings.max_trace_bytes) == (20 * MIB, 100 * MIB)
+    assert (settings.runs_bytes, settings.traces_bytes) == (512 * MIB, 1024 * MIB)
+    environ = {"WORKBENCH_RUNS": "a.sqlite", "WORKBENCH_TRACES": str(tmp_path)}
+    environ |= {"WORKBENCH_RUNS_BYTES": f"{MIB}", "WORKBENCH_MAX_TRACE_BYTES": f"{2 * MIB}"}
+    settings = Settings.from_env(environ | {"WORKBENCH_TRACES_BYTES": f"{3 * MIB}"})
+    assert (settings.runs, settings.traces) == (Path("a.sqlite"), tmp_path)
+    assert settings.runs_bytes == MIB and settings.max_trace_bytes == 2 * MIB
+    assert settings.traces_bytes == 3 * MIB
+    flags = ["--runs", str(tmp_path / "b.sqlite"), "--traces", str(tmp_path / "new")]
+    settings = Settings.from_args(flags, environ)
+    assert (settings.runs, settings.traces) == (tmp_path / "b.sqlite", tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []  # nothing is made before something is kept
+
+
+def test_a_file_and_a_folder_are_not_taken_for_each_other(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match=r"is a folder\. Give a file"):
+        Settings(runs=tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInputError, match=r"is a file\. Give a folder"):
+        Settings(traces=tmp_path / "file")
+
+
 @pytest.mark.parametrize(
     ("environ", "words"),
     [
@@ -40,6 +65,9 @@ def test_flags_win_over_the_environment(tmp_path: Path) -> None:
         ({"WORKBENCH_BACKEND": "cuda"}, "auto, reference, cpu, triton"),
         ({"WORKBENCH_THREADS": "0"}, "from 1 to 1024"),
         ({"WORKBENCH_CACHE_BYTES": "1"}, "cache bytes"),
+        ({"WORKBENCH_MAX_TRACE_BYTES": "1"}, "max trace bytes"),
+        ({"WORKBENCH_RUNS_BYTES": "0"}, "runs bytes"),
+        ({"WORKBENCH_TRACES_BYTES": "many"}, "WORKBENCH_TRACES_BYTES is 'many'"),
         ({"WORKBENCH_GALLERY_DIR": "/no/such/folder"}, "no folder"),
         ({"WORKBENCH_TRUSTED_HOSTS": "https://a.org/"}, "without scheme"),
         ({"WORKBENCH_TRUSTED_HOSTS": "*"}, "no host name"),
