@@ -5,10 +5,12 @@ Nothing here imports torch at the top, so that tests of plain data and files sta
 
 from __future__ import annotations
 
+import atexit
 import os
 import random
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,11 @@ os.environ.setdefault("NUMBA_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
+# Runs are kept in a store of the tests' own, which ends with them; workers inherit it.
+if "WORKBENCH_TEST_DATA" not in os.environ:
+    os.environ["WORKBENCH_TEST_DATA"] = tempfile.mkdtemp(prefix="workbench-test-")
+    atexit.register(shutil.rmtree, os.environ["WORKBENCH_TEST_DATA"], ignore_errors=True)
+os.environ["XDG_DATA_HOME"] = os.environ["WORKBENCH_TEST_DATA"]
 
 SEED = 42
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

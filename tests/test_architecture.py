@@ -88,7 +88,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
 # Command-line programs print; nothing else does.
 PRINTS = ("kernels.bench", "models.bench", "models.train", "models.evaluate", "models.ablations")
 PRINTS += ("workbench.cli", "workbench.bench_erf", "workbench.bench_attribution")
-PRINTS += ("workbench.bench_trace",)
+PRINTS += ("workbench.cli_profile", "workbench.bench_trace")
 
 
 def _module_name(path: Path) -> str:

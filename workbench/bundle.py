@@ -27,6 +27,8 @@ def compute_all(
     """
     if view.tab == "erf":
         return _erf_lab(wb, view, token, as_shown)
+    if view.tab == "profiler":
+        return _profiler_lab(wb, view, token, as_shown)
     return TABS[view.tab](wb, view, token)
 
 
@@ -70,6 +72,20 @@ def _attribution_lab(wb: Workbench, view: View, token: CancelToken | None) -> di
     """Maps of the pair, paths, attention under both schemes, and the checks."""
     parts = [part for part in PARTS if part != "randomisation" or view.attr_sanity]
     return wb.attribution_lab.results(view, parts, token)
+
+
+def _profiler_lab(
+    wb: Workbench, view: View, token: CancelToken | None, as_shown: bool
+) -> dict[str, Any]:
+    """Trace, sweep and, where two runs are chosen, their comparison."""
+    sweep = wb.profiler_lab.kept_sweep(view) if as_shown else None
+    found = {
+        "trace": result_of(wb.profiler_lab.trace(view, token)),
+        "sweep": sweep or result_of(wb.profiler_lab.sweep(view, token)),
+    }
+    if comparison := wb.profiler_lab.compared(view):
+        found["comparison"] = comparison
+    return found
 
 
 TABS = {"overview": _overview, "scan": _scan_lab, "attribution": _attribution_lab}

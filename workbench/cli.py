@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workbench import cli_profile
 from workbench.errors import BadInputError, WorkbenchError
 from workbench.files import FORMATS, result_files
 from workbench.progress import Pace, Progress
@@ -25,20 +26,25 @@ SUMMARIES = {
     "scan": "the scan paths of one stage under two or three schemes",
     "erf": "the effective receptive field of one token under two schemes",
     "attribute": "the prediction and attribution maps, paths, implicit attention and checks",
-    "profile": "the time of one forward pass, per block and operator, under two schemes",
+    "profile": "times: of one forward pass under two schemes, along an axis, of a trace's parts",
 }
 BAD_INPUT = 2  # the exit status of argparse, too
 INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0, 2 for bad input, 130 after Ctrl+C."""
+    """Exit status: 0, 1 where `--fail-over` found slower runs, 2 for bad input, 130 after
+    Ctrl+C."""
     args = argument_parser().parse_args(argv)
     try:
         if args.command == "info":
             _info(args)
         elif args.command == "training":
             _training(args)
+        elif args.command == "runs":
+            return cli_profile.runs_command(args)
+        elif args.command == "profile" and args.compare_runs:
+            return cli_profile.compare_command(args)
         elif args.command == "scan" and args.probe:
             _probe(args)
         else:
@@ -74,6 +80,8 @@ def argument_parser() -> argparse.ArgumentParser:
         add("--y", type=int, help="token row (default: the centre)")
         add("--x", type=int, help="token column (default: the centre)")
         add("--target", type=int, help="class index (default: the most probable)")
+        if name == "profile":
+            cli_profile.add_profile_arguments(command)
         if name == "scan":
             _add_scan_arguments(command)
         if name == "erf":
@@ -89,6 +97,7 @@ def argument_parser() -> argparse.ArgumentParser:
         )
         _add_shared(command)
     _add_training(commands)
+    cli_profile.add_runs(commands)
     info = commands.add_parser("info", help="what can be chosen: models, weights, scans, photos")
     _add_shared(info)
     return parser
@@ -235,8 +244,8 @@ def _open(args: argparse.Namespace, weights: str | None = None) -> LocalWorkbenc
 
     schemes = getattr(args, "compare", None)
 
-    names = ("gallery_dir", "device", "backend", "threads")
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    names = ("gallery_dir", "device", "backend", "threads", "runs")
+    given = {name: value for name in names if (value := getattr(args, name, None)) is not None}
     folder = args.folder if args.command == "erf" else None
     return LocalWorkbench(replace(Settings.from_env(), **given), weights, schemes, folder)
 
@@ -354,6 +363,7 @@ def _view(wb: LocalWorkbench, args: argparse.Namespace) -> View:
         target=args.target,
         **_erf_fields(args),
         **_attribution_fields(args),
+        **(cli_profile.profile_fields(args) if args.command == "profile" else {}),
     )
 
 
@@ -398,8 +408,7 @@ def _results(
         return _erf_results(wb, view, args, ends)
     if args.command == "attribute":
         return _attribution_results(wb, view, args)
-    a, b = _last(wb.profile_pair(view))
-    return {"profile_a": a, "profile_b": b}
+    return cli_profile.profile_results(wb, view, args, _last)
 
 
 def _scan_results(wb: LocalWorkbench, view: View, args: argparse.Namespace) -> dict[str, Any]:

@@ -36,7 +36,7 @@ MEMBER = re.compile(rf"{NAME.pattern}\.(json|npz|png|csv|tex)")
 ARRAY_MEMBER = re.compile(r"[A-Za-z0-9_.-]{1,200}\.npy")
 # The earliest time a zip can hold: a fixed one, so that equal results give equal bytes.
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)
-MAX_MEMBERS = 64
+MAX_MEMBERS = 1024  # of an archive, or of the arrays of one result: a sweep has one per point
 MAX_JSON_BYTES = 8 * 2**20
 MAX_DEPTH = 8
 NUMBER_KINDS = "biuf"  # numpy kinds: bool, integers, floats

@@ -11,6 +11,8 @@ import numpy as np
 from workbench.errors import BadInputError
 from workbench.export import pack, to_json, to_npz
 from workbench.figures.latex import erf_csv, faithfulness_rows, latex_rows
+from workbench.figures.profiler_tables import comparison_csv, sweep_csv, trace_csv
+from workbench.profiler_results import RunComparison, SweepResult, TraceResult
 from workbench.report import batch_csv, html_report, scheme_csv
 from workbench.results import (
     AttributionBatch,
@@ -23,8 +25,8 @@ from workbench.results import (
 FORMATS = ("json", "npz", "png", "svg", "html", "zip", "csv", "npy", "tex")
 # Formats that some results only can have, and whose.
 SPECIAL = {
-    "csv": "the table of schemes (add --compare or --all-schemes to `scan`), receptive fields and "
-    "a folder of attributions",
+    "csv": "the table of schemes (add --compare or --all-schemes to `scan`), receptive fields, "
+    "a folder of attributions, sweeps, traces and comparisons of runs",
     "npy": "receptive fields (`erf`) and attribution maps (`attribute --method`)",
     "tex": "receptive fields (`erf`) and checks of a map (`attribute --faithfulness`)",
 }
@@ -32,7 +34,7 @@ SPECIAL = {
 
 def tables(results: Mapping[str, Any]) -> dict[str, bytes]:
     """Files for a spreadsheet or a paper, by file name: of each table of schemes, folder of
-    attributions and check of a map, and one of all receptive fields."""
+    attributions, check of a map, sweep, trace and comparison, and one of all receptive fields."""
     found = {}
     for name, result in results.items():
         if isinstance(result, SchemeTableResult):
@@ -41,6 +43,12 @@ def tables(results: Mapping[str, Any]) -> dict[str, bytes]:
             found[f"{name}.csv"] = batch_csv(result)
         elif isinstance(result, FaithfulnessResult):
             found[f"{name}.tex"] = faithfulness_rows(result).encode()
+        elif isinstance(result, SweepResult):
+            found[f"{name}.csv"] = sweep_csv(result)
+        elif isinstance(result, RunComparison):
+            found[f"{name}.csv"] = comparison_csv(result)
+        elif isinstance(result, TraceResult):
+            found |= {f"{name}_{table}.csv": data for table, data in trace_csv(result).items()}
     if fields := _fields(results):
         found |= {"erf.csv": erf_csv(fields), "erf.tex": latex_rows(fields).encode()}
     return found

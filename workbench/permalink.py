@@ -18,6 +18,10 @@ from workbench.view import (
     ERF_GATES,
     ERF_SCALES,
     FITS,
+    PROF_AXES,
+    PROF_DTYPES,
+    PROF_PASSES,
+    PROF_SUBJECTS,
     SIZE_RULE,
     STAGES,
     TABS,
@@ -54,11 +58,20 @@ PARAMETERS = {
     "block": "attr_block",
     "channel": "attr_channel",
     "sanity": "attr_sanity",
+    "subject": "prof_subject",
+    "axis": "prof_axis",
+    "passes": "prof_passes",
+    "batch": "prof_batch",
+    "dtype": "prof_dtype",
+    "steps": "prof_steps",
+    "trace": "prof_trace",
+    "runs": "prof_runs",
 }
 ALWAYS_WRITTEN = ("model", "weights", "image", "scan", "stage", "y", "x")
 NUMBERS = ("size", "stage", "y", "x", "target", "images", "contrast", "block", "channel")
+NUMBERS += ("batch", "steps")
 SWITCHES = ("sanity",)  # 0 or 1
-LISTS = ("set", "nets")  # names with commas between; "none" for an empty list
+LISTS = ("set", "nets", "runs")  # names with commas between; "none" for an empty list
 NONE = "none"
 LONGEST_VALUE = 200
 LONGEST_LIST = 4000  # characters: the ids of 200 uploaded photos
@@ -172,6 +185,10 @@ def _problem(name: str, text: str) -> str:
         "definition": ERF_DEFINITIONS,
         "gates": ERF_GATES,
         "scale": ERF_SCALES,
+        "subject": PROF_SUBJECTS,
+        "axis": PROF_AXES,
+        "passes": PROF_PASSES,
+        "dtype": PROF_DTYPES,
         **dict.fromkeys(SWITCHES, (0, 1)),
     }
     if name in allowed and text not in map(str, allowed[name]):

@@ -32,6 +32,7 @@ from workbench.device import BACKEND_LABELS, DeviceLock, choose_device, device_l
 from workbench.erf_lab import ErfLab
 from workbench.errors import BadInputError, NotAvailableError
 from workbench.photos import PhotoLibrary, Prepared, normalise, prepare
+from workbench.profiler_lab import ProfilerLab
 from workbench.progress import CancelToken, Progress
 from workbench.results import (
     AttributionResult,
@@ -70,6 +71,7 @@ class Workbench:
         self.lock = DeviceLock()
         self.erf_lab = ErfLab(self)
         self.attribution_lab = AttributionLab(self)
+        self.profiler_lab = ProfilerLab(self)
 
     def warm_up(self) -> None:
         """Compile the kernels, forward and backward: seconds on a fresh installation."""
@@ -120,7 +122,7 @@ class Workbench:
         y = rows // 2 if view.y is None else min(max(view.y, 0), rows - 1)
         x = columns // 2 if view.x is None else min(max(view.x, 0), columns - 1)
         view = self.erf_lab.resolve(replace(view, y=y, x=x))
-        return self.attribution_lab.resolve(view)
+        return self.profiler_lab.resolve(self.attribution_lab.resolve(view))
 
     def describe(self, view: View) -> Header:
         """Model, weights, device and backend of a view in words."""

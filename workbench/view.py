@@ -11,11 +11,17 @@ SIZES = (64, 128, 224, 384, 512, 1024)
 SIZE_RULE = "multiple of 32 from 64 to 1024"
 FITS = ("crop", "whole")
 STAGES = (1, 2, 3, 4)
-TABS = ("overview", "scan", "erf", "attribution")
+TABS = ("overview", "scan", "erf", "attribution", "profiler")
 ERF_DEFINITIONS = ("mass", "replknet", "vmamba", "openerf")
 ERF_GATES = ("live", "frozen")
 ERF_SCALES = ("log", "linear", "power")
 MAX_ERF_IMAGES = 5000
+PROF_SUBJECTS = ("model", "scan")
+PROF_AXES = ("size", "batch", "step", "dtype", "scan", "model", "backend")
+PROF_PASSES = ("forward", "train")
+PROF_DTYPES = ("float32", "bfloat16", "float16")
+MAX_PROF_BATCH = 256
+MAX_PROF_STEPS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,11 @@ class View:
     `attr_rival` is what stands beside: "" for nothing, a network as in `erf_rivals`, or
     "photo:NAME". `attr_block` (from 1) and `attr_channel` (None: mean) choose the scan whose
     implicit attention is shown; `attr_sanity` asks for the randomisation of the weights.
+
+    The profiler tab: a sweep of `prof_subject` (the network, or its first scan) along `prof_axis`,
+    and a trace of `prof_steps` steps, forward or with the backward pass ("train"), with
+    `prof_batch` images of `prof_dtype`. `prof_trace` is the token of a trace that was brought, ""
+    for one recorded here; `prof_runs` are the ids of at most two kept runs that are compared.
     """
 
     model: str = "efficientvmamba_tiny"
@@ -66,6 +77,14 @@ class View:
     attr_block: int = 1
     attr_channel: int | None = None
     attr_sanity: bool = False
+    prof_subject: str = "model"
+    prof_axis: str = "size"
+    prof_passes: str = "forward"
+    prof_batch: int = 1
+    prof_dtype: str = "float32"
+    prof_steps: int = 6
+    prof_trace: str = ""
+    prof_runs: tuple[str, ...] = ()
 
     def with_focus(self, stage: int, y: int | None, x: int | None) -> View:
         return replace(self, stage=stage, y=y, x=x)

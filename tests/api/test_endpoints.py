@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import zipfile
 from collections.abc import Iterator
 
@@ -17,7 +18,7 @@ from workbench.settings import Settings
 
 quiet_environment()
 ENDPOINTS = {"/info", "/predict", "/scan", "/schemes", "/erf", "/attribution", "/profile"}
-ENDPOINTS |= {"/export"}
+ENDPOINTS |= {"/export", "/sweep", "/trace", "/runs", "/compare"}
 TEST_MODEL = {"model": "efficientvmamba_test", "weights": "random", "size": 128}
 
 
@@ -309,6 +310,36 @@ def test_export_of_the_attribution_tab(client) -> None:
         assert part in bundle.extra["link"]
 
 
+def test_a_sweep_is_measured_kept_and_compared(client) -> None:
+    asked = TEST_MODEL | {"axis": "size", "values": "64,96"}
+    first = client.predict(**asked, api_name="/sweep")
+    second = client.predict(**asked, formats="csv,png", api_name="/sweep")
+    assert {p["label"] for p in first["points"]} == {"64", "96"}
+    assert all(p["status"] == "" and p["p50_ms"] > 0 for p in first["points"])
+    assert first["environment"] and {"sweep.csv", "sweep.png"} <= set(second["files"])
+    runs = client.predict(api_name="/runs")["runs"]
+    newest = [run["id"] for run in runs if run["kind"] == "sweep"][:1]
+    assert newest and client.predict(search="no such words", api_name="/runs")["runs"] == []
+    comparison = client.predict(a=newest[0], b=newest[0], api_name="/compare")
+    assert {row["ratio"] for row in comparison["rows"]} == {1.0}
+
+
+def test_a_trace_is_recorded_or_brought(client) -> None:
+    answer = client.predict(**TEST_MODEL, steps=2, formats="csv", api_name="/trace")
+    assert answer["source"] == "profiled here" and answer["operators"] and answer["modules"]
+    assert len(answer["steps"]) == 2 and answer["timeline"] is None
+    assert {"trace_operators.csv", "trace_modules.csv"} <= set(answer["files"])
+    events = [
+        {"ph": "X", "cat": "cpu_op", "name": "aten::add", "pid": 1, "tid": 1, "ts": 1, "dur": 2}
+    ]
+    body = base64.b64encode(json.dumps({"traceEvents": events}).encode()).decode()
+    brought = client.predict(trace=f"data:application/json;base64,{body}", api_name="/trace")
+    assert [row["name"] for row in brought["operators"]] == ["aten::add"]
+    assert brought["operators"][0]["self_cpu_ns"] == 2000
+    bad = base64.b64encode(b"<html>").decode()
+    assert "trace" in fails(client, "/trace", trace=f"data:text/html;base64,{bad}")
+
+
 def test_a_photo_as_data_uri(client) -> None:
     buffer = io.BytesIO()
     Image.fromarray(np.full((90, 70, 3), 40, np.uint8)).save(buffer, "PNG")
@@ -322,6 +353,12 @@ def test_a_photo_as_data_uri(client) -> None:
     [
         ("/predict", {"model": "resnet18"}, "efficientvmamba_tiny"),
         ("/predict", {"model": "/etc/passwd"}, "efficientvmamba_tiny"),
+        ("/sweep", {"axis": "colour"}, "size, batch"),
+        ("/sweep", {"values": "64,big"}, "whole numbers"),
+        ("/sweep", {"batch": 0}, "from 1 to"),
+        ("/trace", {"steps": 1000}, "from 1 to"),
+        ("/trace", {"trace": "../../etc/passwd"}, "trace"),
+        ("/compare", {"a": "none such", "b": "none such"}, "none such"),
         ("/predict", {"weights": "hf:someone/something"}, "random"),
         ("/predict", {"image": "../../etc/passwd"}, "chelsea"),
         ("/predict", {"image": "http://127.0.0.1/x.png"}, "chelsea"),

@@ -13,7 +13,12 @@ from PIL import Image
 from workbench.errors import BadInputError
 from workbench.runtime import Workbench
 from workbench.settings import Settings
-from workbench.ui.build import ATTRIBUTION_CONTROLS, ERF_CONTROLS, FIELD_CONTROLS
+from workbench.ui.build import (
+    ATTRIBUTION_CONTROLS,
+    ERF_CONTROLS,
+    FIELD_CONTROLS,
+    PROFILER_CONTROLS,
+)
 from workbench.ui.handlers import MOST_PROBABLE, NO_CONTRAST, Handlers
 from workbench.ui.panels import ORDER, TITLES
 from workbench.ui.state import Sessions
@@ -52,7 +57,9 @@ def change(handlers: Handlers, view: View, **changes: object) -> dict:
     fields = ("model", "weights", "scan_a", "scan_b", "scan_c", "stage", "size", "fit")
     values |= {name: getattr(view, name) for name in (*fields, *ERF_CONTROLS)}
     shown = handlers.attribution_updates(view)
-    values |= {name: shown[name]["value"] for name in (*ATTRIBUTION_CONTROLS, *FIELD_CONTROLS)}
+    values |= {name: shown[name]["value"] for name in ATTRIBUTION_CONTROLS}
+    values |= {name: getattr(view, name) for name in PROFILER_CONTROLS}
+    values |= {name: shown[name]["value"] for name in FIELD_CONTROLS}
     assert changes.keys() <= values.keys()
     return handlers.change(*(values | changes).values())
 

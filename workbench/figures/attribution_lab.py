@@ -194,7 +194,10 @@ def _row(
 def _summary(values: np.ndarray, is_density: bool) -> str:
     """The sum of a map whose values add up; of any other the largest value."""
     if is_density:
-        return f"sum {signed(float(values.sum(dtype=np.float64)))}"
+        total = float(values.sum(dtype=np.float64))
+        # What cancels up to rounding: behind a norm the gradient is at right angles to the map.
+        is_nothing = abs(total) < 1e-5 * float(np.abs(values).sum(dtype=np.float64))
+        return "sum ≈ 0" if is_nothing else f"sum {signed(total)}"
     return f"up to {signed(float(values.max()))}"
 
 

@@ -21,6 +21,7 @@ from workbench.figures.paper_attribution import (
 from workbench.figures.paper_erf import erf_figure, phases_figure
 from workbench.figures.paper_parts import above_the_footer, focus, footer, map_axes, png, svg
 from workbench.figures.paper_paths import paths_figure
+from workbench.figures.paper_profiler import comparison_figure, sweep_figure, trace_figure
 from workbench.figures.profile import stage_times
 from workbench.figures.theme import GROUP_COLOURS, LIGHT, percent, significant
 from workbench.labels import scan_label
@@ -64,6 +65,7 @@ def render(
     if "attribution" in results and rgb is not None:
         figures["attribution"] = attribution_figure(results["attribution"], rgb)
     figures |= _attribution_lab(results, rgb)
+    figures |= _profiler_lab(results)
     if "profile_a" in results and all(results[f"profile_{k}"].is_correct for k in "ab"):
         figures["profile"] = profile_figure(results["profile_a"], results["profile_b"])
     write = {"png": png, "svg": svg}[form]
@@ -86,6 +88,11 @@ def _attribution_lab(results: dict[str, Any], rgb: np.ndarray | None) -> dict[st
     elif sanity is not None:
         found["randomisation"] = randomisation_figure(sanity)
     return found
+
+
+def _profiler_lab(results: dict[str, Any]) -> dict[str, Figure]:
+    draw = {"sweep": sweep_figure, "trace": trace_figure, "comparison": comparison_figure}
+    return {name: make(results[name]) for name, make in draw.items() if name in results}
 
 
 def _path(axes: Axes, result: ScanResult) -> None:

@@ -1,4 +1,4 @@
-"""The HTTP API: eight endpoints with stable names, each one function of names and numbers.
+"""The HTTP API: twelve endpoints with stable names, each one function of names and numbers.
 
 Names come from the lists that `/info` returns; a scan may have any of its numbers, such as
 "windows:size=3,reverse=2". `image` is a gallery name or a photo as a data URI
@@ -24,9 +24,11 @@ from workbench import permalink
 from workbench.analyses.attribution.methods import METHODS, NOT_OFFERED
 from workbench.analyses.erf import DEFINITIONS
 from workbench.bundle import write_bundle
+from workbench.cli_profile import parse_values
 from workbench.errors import BadInputError, WorkbenchError
 from workbench.files import FORMATS, SPECIAL, result_files
 from workbench.photos import prepare
+from workbench.profiler_results import RunComparison
 from workbench.progress import result_of
 from workbench.results import (
     AttributionResult,
@@ -75,6 +77,17 @@ PARAMETERS: dict[str, tuple[Any, Any]] = {  # name -> (type, default) of the pub
     "attention": (bool, False),
     "faithfulness": (bool, False),
     "sanity": (bool, DEFAULT.attr_sanity),
+    "subject": (str, DEFAULT.prof_subject),
+    "axis": (str, DEFAULT.prof_axis),
+    "values": (str, ""),
+    "passes": (str, DEFAULT.prof_passes),
+    "batch": (int, DEFAULT.prof_batch),
+    "dtype": (str, DEFAULT.prof_dtype),
+    "steps": (int, DEFAULT.prof_steps),
+    "trace": (str, DEFAULT.prof_trace),
+    "search": (str, ""),
+    "a": (str, ""),
+    "b": (str, ""),
 }
 
 
@@ -109,6 +122,23 @@ def image_id(wb: Workbench, image: str) -> str:
     except binascii.Error:
         raise BadInputError("image is a data URI whose base64 cannot be decoded.") from None
     return wb.photos.add(data, "image sent to the API").id
+
+
+def trace_token(wb: Workbench, trace: str) -> str:
+    """Token of a trace that the page knows, or of the one in a data URI."""
+    if not trace.startswith("data:"):
+        return trace
+    header, _, body = trace.partition(",")
+    try:
+        if not header.endswith(";base64"):
+            raise binascii.Error
+        data = base64.b64decode(body, validate=True)
+    except binascii.Error:
+        raise BadInputError("trace is a data URI that is not base64; encode the file.") from None
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace sent to the API"
+        path.write_bytes(data)
+        return wb.profiler_lab.bring(path)
 
 
 def check_type(name: str, value: object) -> None:
@@ -293,10 +323,48 @@ def add_api(wb: Workbench) -> None:
         """Time of one forward pass per block and operator, after a check against the reference."""
         return result_of(wb.profile(view_of(**arguments)))
 
+    def sweep(values: str, formats: str, **arguments: Any) -> dict[str, Any]:
+        """Times of the network or of its first scan ("subject": model, scan) along one axis (size,
+        batch, step, dtype, scan, model, backend), schemes `scan` and `scan_b` in turns, each point
+        after a check against the reference: p20, p50, p80, images per second, peak memory, and the
+        card of the machine. `values`: "64,128,224" instead of the usual ones. Kept as a run. With
+        `formats`, such as "csv,png,svg", also "files": {name: base64}."""
+        wanted = listed_formats(formats, FORMATS)
+        view = view_of(**arguments)
+        chosen = parse_values(values, view.prof_axis) if values else None
+        result = result_of(wb.profiler_lab.sweep(view, values=chosen))
+        answer = plain(result)
+        if wanted:
+            answer["files"] = files_of(view, {"sweep": result}, wanted, "sweep")
+        return answer
+
+    def trace(formats: str, trace: str, **arguments: Any) -> dict[str, Any]:
+        """A trace of `steps` steps (forward, or with the backward pass: "passes": train) as tables:
+        operators, kernels, modules, steps, gaps, memory; times in ns. `trace`: instead a file of
+        torch.profiler as a data URI. Kept as a run. "trace_file" is the address of the trace
+        itself. With `formats`, such as "csv,png", also "files": {name: base64}."""
+        wanted = listed_formats(formats, FORMATS)
+        view = view_of(trace=trace_token(wb, trace), **arguments)
+        result = result_of(wb.profiler_lab.trace(view))
+        answer = plain(replace(result, timeline=None))
+        answer["trace_file"] = wb.profiler_lab.ways_out(result).get("download", "")
+        if wanted:
+            answer["files"] = files_of(view, {"trace": result}, wanted, "trace")
+        return answer
+
+    def runs(search: str) -> dict[str, Any]:
+        """Kept sweeps and traces, newest first; `search`: words in name, title or device."""
+        return {"runs": wb.profiler_lab.listed(search), "notes": wb.profiler_lab.notes()}
+
+    def compare(a: str, b: str) -> RunComparison:
+        """Two kept runs of a kind, by id or name: rows with the ratio b : a, its 95 % interval and
+        a verdict."""
+        return wb.profiler_lab.compare(a, b)
+
     def export(nets: str, method: str, **arguments: Any) -> dict[str, str]:
-        """The panels of a tab, "overview", "scan", "erf" or "attribution", as one zip (JSON, npz,
-        PNG; tables as CSV and LaTeX): {"name", "base64"}. `nets`: networks of the tab "erf" beside
-        the first."""
+        """The panels of a tab, "overview", "scan", "erf", "attribution" or "profiler", as one zip
+        (JSON, npz, PNG; tables as CSV and LaTeX): {"name", "base64"}. `nets`: networks of the tab
+        "erf" beside the first."""
         arguments["nets"] = tuple(listed(nets))
         arguments["method"] = method or DEFAULT.attr_method
         with tempfile.TemporaryDirectory() as folder:
@@ -315,6 +383,13 @@ def add_api(wb: Workbench) -> None:
         (erf, (*what, "scan_b", "stage", "y", "x", *lab, "net", "phases", "paths", "formats")),
         (attribution, (*what, "scan_b", "stage", "y", "x", *explained, *checks)),
         (profile, what),
+        (
+            sweep,
+            (*what, "scan_b", "subject", "axis", "values", "passes", "batch", "dtype", "formats"),
+        ),
+        (trace, (*what, "passes", "batch", "steps", "trace", "formats")),
+        (runs, ("search",)),
+        (compare, ("a", "b")),
         (
             export,
             (

@@ -28,11 +28,25 @@ from workbench.ui.components.plotly_panel import (
     Story,
     static_files,
 )
+from workbench.ui.components.profiler import (
+    RunsLab,
+    SweepLab,
+    TraceTables,
+    TraceTimeline,
+)
 from workbench.ui.first_paint import stored_panels, waiting_panel
 from workbench.ui.handlers import MOST_PROBABLE, NO_SCAN, Handlers
 from workbench.ui.panels import ORDER, TITLES, focus_of
 from workbench.ui.state import Sessions
-from workbench.view import FITS, MAX_ERF_IMAGES, SIZES, STAGES, View
+from workbench.view import (
+    FITS,
+    MAX_ERF_IMAGES,
+    MAX_PROF_BATCH,
+    MAX_PROF_STEPS,
+    SIZES,
+    STAGES,
+    View,
+)
 
 SIDEBAR_PX = 232
 RUNS_AT_ONCE = 8  # generators that may wait for the device's lock
@@ -52,6 +66,14 @@ ATTRIBUTION_CONTROLS = [
     "attr_block",
     "attr_channel",
     "attr_sanity",
+]
+PROFILER_CONTROLS = [
+    "prof_subject",
+    "prof_axis",
+    "prof_passes",
+    "prof_batch",
+    "prof_dtype",
+    "prof_steps",
 ]
 # One control for every field that any method has; those of the method in view are shown.
 FIELD_CONTROLS = [f"attr_field_{name}" for name in FIELDS]
@@ -254,19 +276,71 @@ def _attribution_lab(stored: Stored, handlers: Handlers, view: View) -> dict[str
         }
 
 
+def _profiler_controls(handlers: Handlers, view: View) -> dict[str, Any]:
+    """What is swept and traced, in one line above the panels, and files that are brought."""
+    c: dict[str, Any] = {}
+    values = handlers.profiler_updates(view)
+    with gr.Row(elem_id="wb-prof-bar"):
+        c["prof_subject"] = gr.Dropdown(label="Sweep of", min_width=120, **values["prof_subject"])
+        c["prof_axis"] = gr.Dropdown(label="Over", min_width=140, **values["prof_axis"])
+        c["prof_passes"] = gr.Dropdown(label="Passes", min_width=150, **values["prof_passes"])
+        c["prof_dtype"] = gr.Dropdown(label="Sweep in", min_width=105, **values["prof_dtype"])
+        for name, label, high in (
+            ("prof_batch", "Batch", MAX_PROF_BATCH),
+            ("prof_steps", "Traced steps", MAX_PROF_STEPS),
+        ):
+            c[name] = gr.Number(
+                label=label, minimum=1, maximum=high, precision=0, min_width=75, **values[name]
+            )
+        with gr.Column(min_width=170, elem_id="wb-prof-files"):
+            c["prof_set"] = Sidebox(texts.trace_box(view), elem_id="wb-prof-set")
+            with gr.Row():
+                c["prof_upload"] = gr.UploadButton(
+                    "Open a trace",
+                    file_types=[".json", ".gz"],
+                    size="sm",
+                    min_width=80,
+                    elem_id="wb-prof-upload",
+                )
+                c["prof_import"] = gr.UploadButton(
+                    "Import a run",
+                    file_types=[".zip"],
+                    size="sm",
+                    min_width=80,
+                    elem_id="wb-prof-import",
+                )
+    return c
+
+
+def _profiler_lab(stored: Stored, handlers: Handlers, view: View) -> dict[str, Any]:
+    kinds = {
+        "lab_prof_sweep": SweepLab,
+        "lab_prof_trace": TraceTables,
+        "lab_prof_timeline": TraceTimeline,
+        "lab_prof_runs": RunsLab,
+    }
+    c = _profiler_controls(handlers, view)
+    with gr.Column(elem_id="wb-lab-prof"):
+        return c | {
+            name: kind(waiting_panel(name, TITLES[name]), elem_id=f"wb-{name}")
+            for name, kind in kinds.items()
+        }
+
+
 LAYOUTS = {
     "overview": _overview,
     "scan": _scan_lab,
     "erf": _erf_lab,
     "attribution": _attribution_lab,
+    "profiler": _profiler_lab,
 }
 
 
 def _events(handlers: Handlers, c: dict[str, Any]) -> None:
     """Wire the controls: a change sets the view, then the panels are recomputed."""
     controls = ["view", "model", "weights", "scan_a", "scan_b", "scan_c", "stage", "size", "fit"]
-    controls += [*ERF_CONTROLS, *ATTRIBUTION_CONTROLS, *FIELD_CONTROLS]
-    controls_out = [c[name] for name in [*controls, "photos", "focus", "erf_set"]]
+    controls += [*ERF_CONTROLS, *ATTRIBUTION_CONTROLS, *PROFILER_CONTROLS, *FIELD_CONTROLS]
+    controls_out = [c[name] for name in [*controls, "photos", "focus", "erf_set", "prof_set"]]
     run_names = [*TITLES, "header", "top", "target", "status", "shown"]
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
@@ -303,17 +377,17 @@ def _events(handlers: Handlers, c: dict[str, Any]) -> None:
     changed += [c[name].input for name in ERF_CONTROLS if name != "erf_images"]
     changed += [c["erf_images"].submit, c["attr_channel"].submit]
     changed += [c[name].input for name in ATTRIBUTION_CONTROLS if name != "attr_channel"]
-    for name in FIELD_CONTROLS:
+    for name in [*PROFILER_CONTROLS, *FIELD_CONTROLS]:
         changed.append(c[name].submit if isinstance(c[name], gr.Number) else c[name].input)
     inputs = [c[name] for name in ["target", *controls]]
-    then_run(
-        gr.on([*changed, c["run"].click], by_name(handlers.change), inputs, controls_out, **quick)
-    )
+    then_run(gr.on(changed, by_name(handlers.change), inputs, controls_out, **quick))
+    then_run(c["run"].click(by_name(handlers.again), inputs, controls_out, **quick))
     for component, event, handler in (
         ("photos", "choose", handlers.choose_photo),
         ("top", "choose", handlers.choose_target),
         ("focus", "choose", handlers.clear_focus),
         ("erf_set", "choose", handlers.clear_set),
+        ("prof_set", "choose", handlers.clear_trace),
     ):
         listen = getattr(c[component], event)
         then_run(listen(by_name(handler), [c["view"]], controls_out, **quick))
@@ -326,6 +400,14 @@ def _events(handlers: Handlers, c: dict[str, Any]) -> None:
         c["erf_upload"].upload(
             by_name(handlers.upload_set), [c["view"], c["erf_upload"]], controls_out, **quick
         )
+    )
+    for name, handler in (("prof_upload", handlers.bring), ("prof_import", handlers.import_run)):
+        then_run(c[name].upload(by_name(handler), [c["view"], c[name]], controls_out, **quick))
+    then_run(
+        c["lab_prof_runs"].choose(by_name(handlers.choose_runs), [c["view"]], controls_out, **quick)
+    )
+    c["lab_prof_runs"].save(handlers.export_run, [c["view"]], [c["download"]], **private).success(
+        None, None, None, js=DOWNLOAD_JS, **private
     )
     then_run(c["header"].pick(by_name(handlers.choose_tab), [c["view"]], controls_out, **quick))
     then_run(

@@ -25,7 +25,7 @@ from workbench.ui import texts
 from workbench.ui.components.plotly_panel import dump
 from workbench.ui.panels import ORDER, TITLES, TOGETHER, UPDATES, failed, focus_of
 from workbench.ui.state import Sessions
-from workbench.view import SIZES, View, token_in_stage
+from workbench.view import PROF_DTYPES, SIZES, View, token_in_stage
 
 log = logging.getLogger(__name__)
 TEST_MODEL = "efficientvmamba_test"  # for tests and the API, not for looking
@@ -84,6 +84,12 @@ class Handlers:
         attr_block: int | None,
         attr_channel: float | None,
         attr_sanity: bool,
+        prof_subject: str,
+        prof_axis: str,
+        prof_passes: str,
+        prof_batch: float | None,
+        prof_dtype: str,
+        prof_steps: float | None,
         *attr_fields: Any,
     ) -> Updates:
         """Any control of the page changed."""
@@ -118,6 +124,15 @@ class Handlers:
             attr_block=self._integer(attr_block, 1),
             attr_channel=self._integer(attr_channel),
             attr_sanity=bool(attr_sanity),
+            prof_subject=prof_subject,
+            # An axis that does not fit another subject gives way to the one that fits all.
+            prof_axis=prof_axis
+            if prof_axis in self.wb.profiler_lab.axes(prof_subject)
+            else View().prof_axis,
+            prof_passes=prof_passes,
+            prof_batch=self._integer(prof_batch, view.prof_batch),
+            prof_dtype=prof_dtype,
+            prof_steps=self._integer(prof_steps, view.prof_steps),
             erf_unit=erf_unit,
             erf_definition=erf_definition,
             erf_gates=erf_gates,
@@ -126,6 +141,13 @@ class Handlers:
             erf_scale=erf_scale,
         )
         return self._controls(self._resolved(wanted, view))
+
+    def again(self, target: str | None, view: View, *controls: Any) -> Updates:
+        """Run: what the controls say; in the profiler, measured anew."""
+        updates = self.change(target, view, *controls)
+        if updates["view"].tab == "profiler":
+            self.wb.profiler_lab.again(updates["view"])
+        return updates
 
     def choose_tab(self, view: View, event: gr.EventData) -> Updates:
         tab = str((event._data or {}).get("tab"))
@@ -178,6 +200,63 @@ class Handlers:
         plain = View()
         wanted = replace(view, erf_set=(), erf_images=plain.erf_images)
         return self._controls(self._resolved(wanted, view))
+
+    def bring(self, view: View, file: str | None) -> Updates:
+        """A trace of the user's own; it is read when its panel is drawn."""
+        if not file:
+            return {"view": view}
+        try:
+            token = self.wb.profiler_lab.bring(Path(file))
+        except WorkbenchError as error:
+            warn(f"The trace was not used: {error}")
+            return {"view": view}
+        return self._controls(self._resolved(replace(view, prof_trace=token), view))
+
+    def clear_trace(self, view: View) -> Updates:
+        """Back to a trace of the network in view."""
+        return self._controls(self._resolved(replace(view, prof_trace=""), view))
+
+    def import_run(self, view: View, file: str | None) -> Updates:
+        """A run that was exported, here or elsewhere."""
+        if file:
+            try:
+                run = self.wb.profiler_lab.runs.import_file(Path(file))
+            except WorkbenchError as error:
+                warn(f"The run was not imported: {error}")
+            else:
+                gr.Info(html.escape(f"“{run.name or run.title}” is in the list of runs."))
+        return self._controls(self._resolved(view, view))
+
+    def choose_runs(self, view: View, event: gr.EventData) -> Updates:
+        """Compare, rename or delete runs of the list."""
+        data = event._data or {}
+        what, run = str(data.get("do")), str(data.get("id"))
+        store = self.wb.profiler_lab.runs
+        wanted = view
+        try:
+            if what == "compare":
+                chosen = (str(data.get("a")), str(data.get("b")))
+                wanted = replace(view, prof_runs=tuple(part for part in chosen if part))
+            elif what == "rename":
+                store.rename(run, str(data.get("name", "")))
+            elif what == "delete":
+                store.delete(run)
+                wanted = replace(view, prof_runs=tuple(r for r in view.prof_runs if r != run))
+        except WorkbenchError as error:
+            warn(str(error))
+            wanted = replace(view, prof_runs=())
+        return self._controls(self._resolved(wanted, view))
+
+    def export_run(self, view: View, event: gr.EventData) -> str:
+        """One run as a file that `Import a run` takes."""
+        folder = Path(tempfile.mkdtemp(prefix="workbench-"))
+        try:
+            run = self.wb.profiler_lab.runs.get(str((event._data or {}).get("id")))
+            path = folder / f"run-{run.id}.zip"
+            self.wb.profiler_lab.runs.export(run.id, path)
+        except WorkbenchError as error:
+            raise gr.Error(html.escape(str(error)), print_exception=False) from None
+        return str(path)
 
     def pick(self, view: View, event: gr.EventData) -> Updates:
         """A token picked in any panel, a stage picked in the profile, or Esc."""
@@ -349,7 +428,31 @@ class Handlers:
             "erf_set": dump(texts.set_box(view, self.wb.erf_lab.images(view).words)),
             "erf_rivals": gr.update(choices=self.rival_list(view), value=list(view.erf_rivals)),
             "erf_scale": view.erf_scale,
-        } | {name: gr.update(**new) for name, new in self.attribution_updates(view).items()}
+            "prof_set": dump(texts.trace_box(view)),
+        } | {
+            name: gr.update(**new)
+            for name, new in {
+                **self.attribution_updates(view),
+                **self.profiler_updates(view),
+            }.items()
+        }
+
+    def profiler_updates(self, view: View) -> dict[str, dict[str, Any]]:
+        """Properties of the profiler's controls."""
+        axes = self.wb.profiler_lab.axes(view.prof_subject)
+        lists = {
+            "prof_subject": texts.SUBJECTS,
+            "prof_axis": axes,
+            "prof_passes": texts.PASSES,
+            "prof_dtype": {name: name for name in PROF_DTYPES},
+        }
+        return {
+            name: {
+                "choices": [(words, key) for key, words in listed.items()],
+                "value": getattr(view, name),
+            }
+            for name, listed in lists.items()
+        } | {name: {"value": getattr(view, name)} for name in ("prof_batch", "prof_steps")}
 
     def attribution_updates(self, view: View) -> dict[str, dict[str, Any]]:
         """Properties of the attribution lab's controls; a method's fields come from its table."""

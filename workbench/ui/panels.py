@@ -12,7 +12,7 @@ import numpy as np
 
 from workbench.bundle import N_ERF_IMAGES
 from workbench.erf_lab import DETAIL_IMAGES
-from workbench.errors import BadInputError, NotAvailableError
+from workbench.errors import BadInputError, NotAvailableError, WorkbenchError
 from workbench.figures import attribution_panel, erf_panel, profile_panel, scan_panel
 from workbench.figures.attention import attention_panel
 from workbench.figures.attribution_lab import attribution_lab_panel
@@ -23,6 +23,9 @@ from workbench.figures.erf_numbers import erf_numbers_panel
 from workbench.figures.erf_paths import erf_paths_panel
 from workbench.figures.erf_phases import erf_phases_panel
 from workbench.figures.faithfulness import faithfulness_panel
+from workbench.figures.profiler_runs import runs_panel
+from workbench.figures.profiler_sweep import sweep_panel
+from workbench.figures.profiler_trace import timeline_panel, trace_panel
 from workbench.figures.reach import reach_panel
 from workbench.figures.scan_lab import scan_lab_panel, story_panel
 from workbench.figures.scheme_table import scheme_table_panel
@@ -38,9 +41,13 @@ ORDER = {
     "scan": ("lab_scan", "lab_reach", "lab_story", "lab_schemes"),
     "erf": ("lab_erf", "lab_erf_curves", "lab_erf_numbers", "lab_erf_phases", "lab_erf_paths"),
     "attribution": ("lab_attr", "lab_attr_attention", "lab_attr_paths", "lab_attr_faith"),
+    "profiler": ("lab_prof_runs", "lab_prof_trace", "lab_prof_timeline", "lab_prof_sweep"),
 }
 # Panels that one computation fills together; it stands under the first one's name.
-TOGETHER = {"lab_erf": ("lab_erf", "lab_erf_curves", "lab_erf_numbers")}
+TOGETHER = {
+    "lab_erf": ("lab_erf", "lab_erf_curves", "lab_erf_numbers"),
+    "lab_prof_trace": ("lab_prof_trace", "lab_prof_timeline"),
+}
 STORY_SIDE = 8  # tokens of the coarse grid on which the paper's figure is told
 
 
@@ -258,6 +265,45 @@ def lab_attr_faith_updates(wb: Workbench, view: View, token: CancelToken) -> Ite
         yield update
 
 
+def lab_prof_runs_updates(wb: Workbench, view: View, token: CancelToken) -> Iterator[Update]:
+    """The list of kept runs, and two of them compared."""
+    lab = wb.profiler_lab
+    problems: tuple[str, ...] = ()
+    comparison = sweeps = None
+    try:
+        comparison = lab.compared(view)
+        sweeps = lab.compared_sweeps(view)
+    except WorkbenchError as error:
+        problems = (str(error),)
+    runs, notes = lab.listed(), (*lab.notes(), *problems)
+    yield done(runs_panel(runs, comparison, notes, view.prof_runs, sweeps))
+
+
+def lab_prof_trace_updates(wb: Workbench, view: View, token: CancelToken) -> Iterator[Update]:
+    """Tables and timeline of one trace; the list of runs has one more."""
+    for item in wb.profiler_lab.trace(view, token):
+        if isinstance(item, Progress):
+            share = item.done / max(1, item.total)
+            yield Update("lab_prof_trace", text=_words(item), share=share)
+            continue
+        yield done(trace_panel(item, view.stage))
+        yield done(timeline_panel(item, **wb.profiler_lab.ways_out(item)))
+        yield from lab_prof_runs_updates(wb, view, token)
+
+
+def lab_prof_sweep_updates(wb: Workbench, view: View, token: CancelToken) -> Iterator[Update]:
+    """The plot grows point by point; the list of runs has one more at the end."""
+    name = "lab_prof_sweep"
+    for item in wb.profiler_lab.sweep(view, token):
+        if isinstance(item, Progress):
+            yield Update(name, text=_words(item), share=item.done / max(1, item.total))
+        elif item.is_final:
+            yield done(sweep_panel(item))
+            yield from lab_prof_runs_updates(wb, view, token)
+        else:
+            yield Update(name, done(sweep_panel(item)).payload, text="measuring")
+
+
 def _grown(panel: dict[str, Any], is_final: bool, n: int, view: View) -> Update:
     """A panel over a few photos, `n` of which are done."""
     update = done(panel)
@@ -284,6 +330,9 @@ UPDATES = {
     "attribution": attribution_updates,
     "profile": profile_updates,
     "erf": erf_updates,
+    "lab_prof_runs": lab_prof_runs_updates,
+    "lab_prof_trace": lab_prof_trace_updates,
+    "lab_prof_sweep": lab_prof_sweep_updates,
 }
 TITLES = {
     "lab_scan": "Scan paths side by side",
@@ -299,6 +348,10 @@ TITLES = {
     "lab_attr_attention": "Implicit attention",
     "lab_attr_paths": "Paths by block",
     "lab_attr_faith": "Is the map faithful?",
+    "lab_prof_sweep": "Latency sweep",
+    "lab_prof_trace": "Where the time goes",
+    "lab_prof_timeline": "Timeline",
+    "lab_prof_runs": "Kept runs",
     "scan": "Scan paths",
     "attribution": "Attribution",
     "profile": "Profile",

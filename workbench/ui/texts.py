@@ -18,6 +18,7 @@ TAB_LABELS = {
     "scan": "Scan",
     "erf": "ERF",
     "attribution": "Attribution",
+    "profiler": "Profiler",
 }
 DEFINITIONS = {
     "mass": "Mass (ours)",
@@ -26,6 +27,8 @@ DEFINITIONS = {
     "openerf": "OpenERF",
 }
 GATES = {"live": "live", "frozen": "frozen"}
+SUBJECTS = {"model": "the network", "scan": "its first scan"}
+PASSES = {"forward": "forward", "train": "forward + backward"}
 SCALES = {"log": "log", "linear": "linear", "power": "x^0.2"}
 HELP = (
     (
@@ -195,6 +198,15 @@ def set_box(view: View, words: str) -> dict[str, Any]:
     if view.erf_set:
         row |= {"value": "gallery", "pick": "clear", "title": "Back to crops of the gallery"}
     return {"title": "Photos averaged", "rows": [row]}
+
+
+def trace_box(view: View) -> dict[str, Any]:
+    """Whose trace the tables and the timeline show."""
+    row: dict[str, Any] = {"text": "the network in view"}
+    if view.prof_trace:
+        row = {"text": "the file that was opened", "value": "own", "pick": "clear"}
+        row["title"] = "Back to a trace of the network in view"
+    return {"title": "Trace of", "rows": [row]}
 
 
 def header(facts: list[dict[str, Any]]) -> dict[str, Any]:
