@@ -13,7 +13,7 @@ quiet_environment()  # before the first import of gradio
 
 from workbench.runtime import Workbench  # noqa: E402
 from workbench.ui.build import build_app, theme  # noqa: E402
-from workbench.ui.components.plotly_panel import STYLE  # noqa: E402
+from workbench.ui.components.plotly_panel import STYLES  # noqa: E402
 
 wb = Workbench(settings)
 demo = build_app(settings, wb).queue(**queue_options(settings))
@@ -22,7 +22,7 @@ demo = build_app(settings, wb).queue(**queue_options(settings))
 def main() -> None:
     # Behind the stored first picture, so that the first live one need not wait for the compiler.
     threading.Thread(target=wb.warm_up, daemon=True).start()
-    demo.launch(theme=theme(), css_paths=[STYLE], **launch_options(settings))
+    demo.launch(theme=theme(), css_paths=list(STYLES), **launch_options(settings))
 
 
 if __name__ == "__main__":

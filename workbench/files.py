@@ -11,7 +11,7 @@ import numpy as np
 from workbench.errors import BadInputError
 from workbench.export import pack, to_json, to_npz
 from workbench.figures.latex import erf_csv, faithfulness_rows, latex_rows
-from workbench.figures.profiler_tables import comparison_csv, sweep_csv, trace_csv
+from workbench.figures.profiler_csv import comparison_csv, sweep_csv, sweep_latex, trace_csv
 from workbench.profiler_results import RunComparison, SweepResult, TraceResult
 from workbench.report import batch_csv, html_report, scheme_csv
 from workbench.results import (
@@ -28,7 +28,7 @@ SPECIAL = {
     "csv": "the table of schemes (add --compare or --all-schemes to `scan`), receptive fields, "
     "a folder of attributions, sweeps, traces and comparisons of runs",
     "npy": "receptive fields (`erf`) and attribution maps (`attribute --method`)",
-    "tex": "receptive fields (`erf`) and checks of a map (`attribute --faithfulness`)",
+    "tex": "receptive fields (`erf`), checks of a map (`attribute --faithfulness`) and sweeps",
 }
 
 
@@ -45,6 +45,7 @@ def tables(results: Mapping[str, Any]) -> dict[str, bytes]:
             found[f"{name}.tex"] = faithfulness_rows(result).encode()
         elif isinstance(result, SweepResult):
             found[f"{name}.csv"] = sweep_csv(result)
+            found[f"{name}.tex"] = sweep_latex(result).encode()
         elif isinstance(result, RunComparison):
             found[f"{name}.csv"] = comparison_csv(result)
         elif isinstance(result, TraceResult):

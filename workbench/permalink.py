@@ -68,8 +68,10 @@ PARAMETERS = {
     "runs": "prof_runs",
 }
 ALWAYS_WRITTEN = ("model", "weights", "image", "scan", "stage", "y", "x")
-NUMBERS = ("size", "stage", "y", "x", "target", "images", "contrast", "block", "channel")
-NUMBERS += ("batch", "steps")
+NUMBERS = (
+    *("size", "stage", "y", "x", "target", "images", "contrast", "block", "channel"),
+    *("batch", "steps"),
+)
 SWITCHES = ("sanity",)  # 0 or 1
 LISTS = ("set", "nets", "runs")  # names with commas between; "none" for an empty list
 NONE = "none"

@@ -6,6 +6,8 @@ what it had. The page, the command line and the API call this facade.
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -14,12 +16,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 import models
 from workbench import __version__, choices
 from workbench.analyses import sweep as sweeping
-from workbench.analyses import tracing
+from workbench.analyses import sweep_request, tracing
 from workbench.analyses.compare_runs import compare_runs
 from workbench.analyses.tensorboard_export import tensorboard_line, write_logdir
 from workbench.analyses.traces import read_trace
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from models import EfficientVMamba
     from workbench.runtime import Workbench
 
+MAX_LOGGED = 16  # traces in the log directory for TensorBoard
 DEFINITION = (
     "torch.profiler (Kineto) over the steps, after one step to warm up; self time without called "
     "operators; the profiler itself slows every operator by microseconds"
@@ -127,7 +128,7 @@ class ProfilerLab:
         check_choice("axis", view.prof_axis, list(PROF_AXES))
         check_choice("passes", view.prof_passes, list(PROF_PASSES))
         check_choice("dtype", view.prof_dtype, list(PROF_DTYPES))
-        fits = sweeping.AXES[view.prof_axis].subjects
+        fits = sweep_request.AXES[view.prof_axis].subjects
         if view.prof_subject not in fits:
             raise BadInputError(
                 f"The axis {view.prof_axis!r} does not fit the subject {view.prof_subject!r}. "
@@ -149,7 +150,7 @@ class ProfilerLab:
 
     def axes(self, subject: str) -> dict[str, str]:
         """Label of every axis that fits a subject."""
-        return {name: a.label for name, a in sweeping.AXES.items() if subject in a.subjects}
+        return {name: a.label for name, a in sweep_request.AXES.items() if subject in a.subjects}
 
     def again(self, view: View) -> None:
         """Measure anew what the view shows: times are no property of the view."""
@@ -172,7 +173,7 @@ class ProfilerLab:
             return
         for scan in (view.scan_a, view.scan_b):
             choices.check_runnable(scan)
-        request = sweeping.SweepRequest(
+        request = sweep_request.SweepRequest(
             subject=view.prof_subject,
             axis=view.prof_axis,
             passes=view.prof_passes,
@@ -230,8 +231,7 @@ class ProfilerLab:
             yield kept
             return
         model = self._wb.twin(view, "a")
-        image = torch.from_numpy(self._wb.input(view))[None].to(self._wb.device)
-        pixels = image.expand(view.prof_batch, -1, -1, -1).contiguous()
+        pixels = tracing.batch_of(self._wb.input(view), view.prof_batch, self._wb.device)
         provenance = replace(
             self._wb.provenance(view, "a"),
             definition=DEFINITION,
@@ -253,9 +253,9 @@ class ProfilerLab:
                 path=path,
                 token=token,
             )
-            for item in self._wb.stepwise(recorded, token):
-                if isinstance(item, Progress):
-                    yield item
+            for step in self._wb.stepwise(recorded, token):
+                if isinstance(step, Progress):
+                    yield step
             file = self.files.keep(path)
             for item in read_trace(
                 path,
@@ -298,10 +298,20 @@ class ProfilerLab:
         return found
 
     def _tensorboard(self, file: str) -> str:
-        logdir = self.files.path(file).parent / f"tensorboard-{file[:8]}"
+        """Every trace shown here is a run of one log directory, which ends with the server."""
+        logdir = self._logdir / file[:8]
         if not logdir.is_dir():
             write_logdir(self.files.path(file), logdir)
-        return tensorboard_line(logdir)
+            runs = sorted(self._logdir.iterdir(), key=lambda run: run.stat().st_mtime)
+            for run in runs[:-MAX_LOGGED]:
+                shutil.rmtree(run, ignore_errors=True)
+        return tensorboard_line(self._logdir)
+
+    @cached_property
+    def _logdir(self) -> Path:
+        folder = Path(tempfile.mkdtemp(prefix="workbench-tensorboard-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        return folder
 
     # Inside
 

@@ -7,6 +7,7 @@ import json
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 import pytest
 
@@ -29,7 +30,7 @@ VALUES = (64, 96)
 
 @pytest.fixture
 def lab_wb(tmp_path: Path) -> Workbench:
-    return Workbench(Settings(runs=tmp_path / "runs.sqlite"))
+    return Workbench(Settings(runs=tmp_path / "runs.sqlite", traces=tmp_path / "traces"))
 
 
 def a_trace(path: Path, microseconds: float = 5.0) -> Path:
@@ -85,7 +86,7 @@ def test_a_trace_knows_its_modules_and_steps(lab_wb: Workbench, passes: str) -> 
     assert lab_wb.profiler_lab.files.path(result.file).is_file()
     assert result.provenance.parameters["passes"] == passes
     ways = lab_wb.profiler_lab.ways_out(result)
-    assert ways["tensorboard"].startswith("tensorboard --logdir")
+    assert ways["tensorboard"].find("tensorboard --logdir") >= 0
 
 
 def test_a_trace_that_is_brought(lab_wb: Workbench, tmp_path: Path) -> None:
@@ -136,7 +137,7 @@ def test_what_is_not_offered_is_refused_in_words(
 
 def test_a_link_opens_the_lab(lab_wb: Workbench) -> None:
     view = replace(VIEW, prof_axis="batch", prof_batch=2, prof_passes="train", prof_steps=3)
-    link = read(dict(part.split("=") for part in write(view).split("&")), lab_wb.resolve)
+    link = read(dict(parse_qsl(write(view))), lab_wb.resolve)
     assert not link.ignored and link.view.prof_axis == "batch" and link.view.prof_steps == 3
 
 
@@ -144,7 +145,7 @@ def test_a_store_that_cannot_be_opened_loses_no_result(tmp_path: Path) -> None:
     newer = tmp_path / "runs.sqlite"
     with sqlite3.connect(newer) as db:
         db.execute("PRAGMA user_version = 999")
-    lab = Workbench(Settings(runs=newer)).profiler_lab
+    lab = Workbench(Settings(runs=newer, traces=tmp_path / "traces")).profiler_lab
     result = result_of(lab.trace(VIEW))
     assert result.operators and lab.listed() == () and lab.problem
     assert lab.problem in lab.notes()

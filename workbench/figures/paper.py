@@ -91,8 +91,14 @@ def _attribution_lab(results: dict[str, Any], rgb: np.ndarray | None) -> dict[st
 
 
 def _profiler_lab(results: dict[str, Any]) -> dict[str, Figure]:
-    draw = {"sweep": sweep_figure, "trace": trace_figure, "comparison": comparison_figure}
-    return {name: make(results[name]) for name, make in draw.items() if name in results}
+    found = {}
+    if "sweep" in results:
+        found["sweep"] = sweep_figure(results["sweep"])
+    if "trace" in results:
+        found["trace"] = trace_figure(results["trace"])
+    if "comparison" in results:
+        found["comparison"] = comparison_figure(results["comparison"])
+    return found
 
 
 def _path(axes: Axes, result: ScanResult) -> None:

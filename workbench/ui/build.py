@@ -391,18 +391,14 @@ def _events(handlers: Handlers, c: dict[str, Any]) -> None:
     ):
         listen = getattr(c[component], event)
         then_run(listen(by_name(handler), [c["view"]], controls_out, **quick))
-    then_run(
-        c["upload"].upload(
-            by_name(handlers.upload), [c["view"], c["upload"]], controls_out, **quick
-        )
+    uploads: tuple[tuple[str, Callable[..., Any]], ...] = (
+        ("upload", handlers.upload),
+        ("erf_upload", handlers.upload_set),
+        ("prof_upload", handlers.bring),
+        ("prof_import", handlers.import_run),
     )
-    then_run(
-        c["erf_upload"].upload(
-            by_name(handlers.upload_set), [c["view"], c["erf_upload"]], controls_out, **quick
-        )
-    )
-    for name, handler in (("prof_upload", handlers.bring), ("prof_import", handlers.import_run)):
-        then_run(c[name].upload(by_name(handler), [c["view"], c[name]], controls_out, **quick))
+    for name, take in uploads:
+        then_run(c[name].upload(by_name(take), [c["view"], c[name]], controls_out, **quick))
     then_run(
         c["lab_prof_runs"].choose(by_name(handlers.choose_runs), [c["view"]], controls_out, **quick)
     )

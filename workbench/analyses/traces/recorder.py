@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from workbench.analyses.traces.events import (
+    FUSED,
     KINDS,
     MAX_DURATION,
     MAX_TIME,
@@ -26,6 +27,7 @@ from workbench.errors import BadInputError
 N_COLUMNS = 11
 WORK = (Kind.KERNEL, Kind.MEMCPY, Kind.MEMSET)
 OPERATOR = Kind.OPERATOR
+ANNOTATION = Kind.ANNOTATION
 GRID = ("grid", "grid size")
 BLOCK = ("block", "workgroup size")
 REGISTERS = ("registers per thread", "registers", "vgprs", "VGPRs", "arch vgprs")
@@ -116,6 +118,8 @@ class Recorder:
         kind = self._kinds.get(category)
         if kind is None:
             kind = self._kinds[category] = KINDS.get(category.lower(), Kind.OTHER)
+        if kind == ANNOTATION and name.startswith(FUSED):
+            kind = OPERATOR
         args = event.get("args")
         correlation = external = sequence = forward = device = detail = -1
         if type(args) is dict:

@@ -14,8 +14,7 @@ from workbench.profiler_results import LaunchGap, StepRow
 
 StepOf = Callable[[np.ndarray], np.ndarray]  # times ns -> step of each, -1: none
 
-OWN_STEP = re.compile(r"step#\d+$")
-TORCH_STEP = re.compile(r"ProfilerStep#\d+$")
+STEP = re.compile(r"ProfilerStep#\d+$")
 COLLECTIVE = re.compile(r"(nccl|rccl|msccl|oneccl|gloo:|nccl:|mpi:|c10d::)")
 MAX_GAPS = 200
 WHOLE = "whole trace"
@@ -99,12 +98,9 @@ def main_lane(calls: Calls) -> int:
 def _windows(events: Events, calls: Calls) -> tuple[np.ndarray, list[str], list[str]]:
     notes: list[str] = []
     at = events.of(Kind.ANNOTATION)
-    for pattern in (OWN_STEP, TORCH_STEP):
-        is_step = {i for i, name in enumerate(events.names) if pattern.match(name)}
-        places = [i for i in at.tolist() if events.name[i] in is_step]
-        if places:
-            break
-    else:
+    is_step = {i for i, name in enumerate(events.names) if STEP.match(name)}
+    places = [i for i in at.tolist() if events.name[i] in is_step]
+    if not places:
         return np.zeros((0, 2), dtype=np.int64), [], notes
     lanes = np.unique(events.lane[places])
     lane = main_lane(calls)

@@ -308,7 +308,7 @@
     KINDS = {
       panel: Panel, scanlab: files.lab(kit).ScanLab, datatable: files.table(kit).DataTable,
       story: files.story(kit).Story, photos: page.PhotoPicker, status: page.Status, header: page.Header,
-      sidebox: page.Sidebox, ...files.erf(kit).KINDS, ...files.attribution(kit).KINDS,
+      sidebox: page.Sidebox, ...files.erf(kit).KINDS, ...files.attribution(kit).KINDS, ...files.profiler(kit).KINDS,
     };
   }
 

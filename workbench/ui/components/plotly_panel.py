@@ -28,11 +28,13 @@ SCRIPTS = tuple(
         "data_table.js",
         "erf_lab.js",
         "attribution_lab.js",
+        "profiler_timeline.js",
+        "profiler.js",
         "story.js",
         "page_parts.js",
     )
 )
-STYLE = Path(__file__).with_name("plotly_panel.css")
+STYLES = tuple(Path(__file__).with_name(name) for name in ("plotly_panel.css", "profiler.css"))
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 MAX_PANEL_BYTES = 1_000_000  # one panel's JSON
 
@@ -72,7 +74,7 @@ class Json(gr.HTML):
     @classmethod
     def script(cls) -> str:
         # The names of the custom events must stand in this string for Gradio to accept listeners.
-        events = "['pick', 'choose']"
+        events = "['pick', 'choose', 'save']"
         return (
             f"/* events {events} */ window.Workbench.mount('{cls.kind}', "
             "element.querySelector('.wb-host'), props, trigger, watch);"
