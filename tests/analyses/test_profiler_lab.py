@@ -82,6 +82,8 @@ def test_a_trace_knows_its_modules_and_steps(lab_wb: Workbench, passes: str) -> 
     result = result_of(lab_wb.profiler_lab.trace(replace(VIEW, prof_passes=passes)))
     assert isinstance(result, TraceResult) and result.kind == "cpu" and result.passes == passes
     assert len(result.steps) == 2
+    if passes == "forward":  # the passes that our kernels fuse are operators, too
+        assert {"map_ops::layer_norm", "map_ops::gated_sum"} <= {r.name for r in result.operators}
     assert {(1, 1), (2, 1)} <= {(m.stage, m.block) for m in result.modules}
     assert lab_wb.profiler_lab.files.path(result.file).is_file()
     assert result.provenance.parameters["passes"] == passes

@@ -27,7 +27,6 @@ from workbench.errors import BadInputError
 N_COLUMNS = 11
 WORK = (Kind.KERNEL, Kind.MEMCPY, Kind.MEMSET)
 OPERATOR = Kind.OPERATOR
-ANNOTATION = Kind.ANNOTATION
 GRID = ("grid", "grid size")
 BLOCK = ("block", "workgroup size")
 REGISTERS = ("registers per thread", "registers", "vgprs", "VGPRs", "arch vgprs")
@@ -114,12 +113,12 @@ class Recorder:
         category = event.get("cat")
         if type(category) is not str:
             category = ""
+        if name.startswith(FUSED):
+            category = "operator"
         names, categories = self.names, self.categories
         kind = self._kinds.get(category)
         if kind is None:
             kind = self._kinds[category] = KINDS.get(category.lower(), Kind.OTHER)
-        if kind == ANNOTATION and name.startswith(FUSED):
-            kind = OPERATOR
         args = event.get("args")
         correlation = external = sequence = forward = device = detail = -1
         if type(args) is dict:
