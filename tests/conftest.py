@@ -25,10 +25,10 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 # Runs are kept in a store of the tests' own, which ends with them; workers inherit it.
-if "WORKBENCH_TEST_DATA" not in os.environ:
-    os.environ["WORKBENCH_TEST_DATA"] = tempfile.mkdtemp(prefix="workbench-test-")
-    atexit.register(shutil.rmtree, os.environ["WORKBENCH_TEST_DATA"], ignore_errors=True)
-os.environ["XDG_DATA_HOME"] = os.environ["WORKBENCH_TEST_DATA"]
+if "TESTS_DATA_HOME" not in os.environ:
+    os.environ["TESTS_DATA_HOME"] = tempfile.mkdtemp(prefix="workbench-test-")
+    atexit.register(shutil.rmtree, os.environ["TESTS_DATA_HOME"], ignore_errors=True)
+os.environ["XDG_DATA_HOME"] = os.environ["TESTS_DATA_HOME"]
 
 SEED = 42
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

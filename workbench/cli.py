@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from workbench import cli_profile
 from workbench.errors import BadInputError, WorkbenchError
 from workbench.files import FORMATS, result_files
+from workbench.profiler_results import SweepResult, TraceResult
 from workbench.progress import Pace, Progress
 from workbench.report import facts
 from workbench.results import SchemeTableResult
@@ -330,6 +331,10 @@ def _show(results: dict[str, Any]) -> None:
             print(f"  {label.replace('_', ' '):24} {value}")
         if isinstance(result, SchemeTableResult):
             _show_schemes(result)
+        elif isinstance(result, SweepResult):
+            cli_profile.show_sweep(result)
+        elif isinstance(result, TraceResult):
+            cli_profile.show_trace(result)
     print()
 
 

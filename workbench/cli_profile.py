@@ -74,17 +74,21 @@ def add_runs(commands: Any) -> None:
     command = commands.add_parser("runs", help=summary, description=f"Shows {summary}.")
     _add_store(command)
     actions = command.add_subparsers(dest="action", metavar="ACTION")
-    listing = actions.add_parser("list", help="list them, newest first (the default)")
+    store = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    _add_store(store)  # before or after the action
+    listing = actions.add_parser(
+        "list", parents=[store], help="list them, newest first (the default)"
+    )
     listing.add_argument("search", nargs="?", default="", help="words in name, title or device")
-    rename = actions.add_parser("rename", help="name a run")
+    rename = actions.add_parser("rename", parents=[store], help="name a run")
     rename.add_argument("run", help="id or name")
     rename.add_argument("name")
-    delete = actions.add_parser("delete", help="delete runs")
+    delete = actions.add_parser("delete", parents=[store], help="delete runs")
     delete.add_argument("run", nargs="+", help="ids or names")
-    export = actions.add_parser("export", help="write a run as one file")
+    export = actions.add_parser("export", parents=[store], help="write a run as one file")
     export.add_argument("run", help="id or name")
     export.add_argument("file", type=Path)
-    bring = actions.add_parser("import", help="take runs from files")
+    bring = actions.add_parser("import", parents=[store], help="take runs from files")
     bring.add_argument("file", type=Path, nargs="+")
 
 
@@ -176,6 +180,32 @@ def parse_values(text: str, axis: str) -> tuple[Any, ...]:
     if not parts or not all(part.isascii() and part.isdigit() for part in parts):
         raise BadInputError(f"--values {text!r}: whole numbers with commas between, like 64,128.")
     return tuple(int(part) for part in parts)
+
+
+def show_sweep(result: SweepResult) -> None:
+    print(
+        f"  {result.axis_label:26} {'line':16} {'p20':>8} {'p50 ms':>8} {'p80':>8} {'images/s':>9}"
+    )
+    for p in result.points:
+        head = f"  {p.label:26} {p.series:16}"
+        times = f"{p.p20_ms:8.4g} {p.p50_ms:8.4g} {p.p80_ms:8.4g} {p.images_per_second:9.4g}"
+        print(f"{head} {times if p.is_measured else p.status}")
+    for fit in result.fits:
+        interval = f"[{fit.low:.2f}, {fit.high:.2f}]"
+        print(f"  {fit.series}: time grows with the power {fit.slope:.2f} {interval}")
+
+
+def show_trace(result: TraceResult, n_rows: int = 10) -> None:
+    is_gpu = any(row.self_gpu_ns for row in result.operators)
+    print(f"  {'operator':44} {'calls':>7} {'self CPU, ms':>13} {'self GPU, ms':>13}")
+    for row in result.operators[:n_rows]:
+        gpu = f"{row.self_gpu_ns / 1e6:13.4g}" if is_gpu else ""
+        print(f"  {row.name[:44]:44} {row.calls:7,} {row.self_cpu_ns / 1e6:13.4g} {gpu}")
+    print(f"  {'module':44} {'calls':>7} {'CPU, ms':>13} {'GPU, ms':>13}")
+    for module in [m for m in result.modules if m.depth <= 2][:n_rows]:
+        gpu = f"{module.total_gpu_ns / 1e6:13.4g}" if is_gpu else ""
+        name = module.path or module.kind
+        print(f"  {name[-44:]:44} {module.calls:7,} {module.total_cpu_ns / 1e6:13.4g} {gpu}")
 
 
 def compare_command(args: argparse.Namespace) -> int:

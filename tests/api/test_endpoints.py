@@ -328,6 +328,7 @@ def test_a_trace_is_recorded_or_brought(client) -> None:
     answer = client.predict(**TEST_MODEL, steps=2, formats="csv", api_name="/trace")
     assert answer["source"] == "profiled here" and answer["operators"] and answer["modules"]
     assert len(answer["steps"]) == 2 and answer["timeline"] is None
+    assert "stages.0.blocks.0" in [row["module"] for row in answer["modules"]]
     assert {"trace_operators.csv", "trace_modules.csv"} <= set(answer["files"])
     events = [
         {"ph": "X", "cat": "cpu_op", "name": "aten::add", "pid": 1, "tid": 1, "ts": 1, "dur": 2}
@@ -371,7 +372,7 @@ def test_a_photo_as_data_uri(client) -> None:
         ("/scan", {"scan": "numpy:array"}, "es2d"),
         ("/scan", {"formats": "png,gif"}, "json, npz, png, svg, html, zip"),
         ("/scan", {"formats": "tex"}, "json, npz, png, svg, html, zip"),
-        ("/export", {"tab": "profiler"}, "overview, scan, erf"),
+        ("/export", {"tab": "kernels"}, "overview, scan, erf"),
         ("/erf", {"unit": "head"}, "block1.scan"),
         ("/erf", {"definition": "mine"}, "mass, replknet, vmamba, openerf"),
         ("/erf", {"gates": "open"}, "live, frozen"),
@@ -409,7 +410,8 @@ def test_a_photo_as_data_uri(client) -> None:
     ],
 )
 def test_bad_names_and_numbers_get_one_clear_sentence(client, endpoint, arguments, words) -> None:
-    assert words in fails(client, endpoint, **(TEST_MODEL | arguments))
+    shown = {} if endpoint == "/compare" else TEST_MODEL
+    assert words in fails(client, endpoint, **(shown | arguments))
 
 
 def test_wrong_types_do_not_break_the_server(client) -> None:

@@ -335,17 +335,26 @@ def _common_settings(
 def _differences(
     settings: Mapping[str, tuple[object, object]], name_a: str, name_b: str
 ) -> list[str]:
-    return [
-        f"Different {key.replace('_', ' ')}: {_value(x)} in {name_a}, {_value(y)} in {name_b}."
-        for key, (x, y) in settings.items()
-        if x != y
-    ]
+    notes = []
+    unknown: dict[str, list[str]] = {}
+    for key, (x, y) in settings.items():
+        words = key.replace("_", " ")
+        if x == y:
+            continue
+        if _is_known(x) and _is_known(y):
+            notes.append(f"Different {words}: {_value(x)} in {name_a}, {_value(y)} in {name_b}.")
+        else:
+            unknown.setdefault(name_b if _is_known(x) else name_a, []).append(words)
+    return notes + [f"Not known of {name}: {', '.join(keys)}." for name, keys in unknown.items()]
+
+
+def _is_known(value: object) -> bool:
+    """A brought trace says little about its network."""
+    return any(value) if isinstance(value, tuple) else value not in ("", None)
 
 
 def _value(value: object) -> str:
-    if isinstance(value, tuple):
-        return " x ".join(map(str, value))
-    return str(value) or "not known"
+    return " x ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _missing(rows: list[ComparedRow], name_a: str, name_b: str) -> list[str]:

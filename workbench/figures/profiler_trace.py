@@ -377,7 +377,7 @@ def _events(result: TraceResult, budget: int) -> tuple[Json, int]:
         }
         room = budget - sum(len(text) for text in arrays.values()) - 4_000
         for length in NAME_LENGTHS:
-            names = [cut(t.names[i], length) for i in used]
+            names = [cut(event_words(t.names[i]), length) for i in used]
             if _json_bytes(names) <= room:
                 groups = [category_group(c) for c in t.categories]
                 return {
@@ -391,6 +391,14 @@ def _events(result: TraceResult, budget: int) -> tuple[Json, int]:
         order = np.argsort(-t.duration_ns[kept], kind="stable")[: max(1, kept.size // 2)]
         kept = np.sort(kept[order])
         shortest = int(t.duration_ns[kept].min())
+
+
+def event_words(name: str) -> str:
+    """Our marks of modules, "module:stages.0|EVSSStage", as a reader wants them."""
+    if not name.startswith("module:"):
+        return name
+    path, _, kind = name.removeprefix("module:").partition("|")
+    return f"{path} ({kind})" if path else kind
 
 
 def _packed(values: np.ndarray, dtype: str) -> str:

@@ -347,6 +347,8 @@ def add_api(wb: Workbench) -> None:
         view = view_of(trace=trace_token(wb, trace), **arguments)
         result = result_of(wb.profiler_lab.trace(view))
         answer = plain(replace(result, timeline=None))
+        for row in answer["modules"]:  # clients of Gradio fetch what is called "path" as a file
+            row["module"] = row.pop("path")
         answer["trace_file"] = wb.profiler_lab.ways_out(result).get("download", "")
         if wanted:
             answer["files"] = files_of(view, {"trace": result}, wanted, "trace")
