@@ -23,7 +23,7 @@ help:
 	@echo "make test         all tests but the slow ones, browser included"
 	@echo "make test-slow    the tests that take minutes"
 	@echo "make check        ruff and mypy"
-	@echo "make bench        kernels, models and receptive fields, timed after their correctness check"
+	@echo "make bench        kernels, models, fields, maps and traces, timed after their check"
 	@echo "make example      the stored result that a fresh page shows first"
 	@echo "make screenshots  the pictures of the README"
 
@@ -48,6 +48,7 @@ bench: $(DEV)
 	$(PY) -m models.bench $(ARGS)
 	$(PY) -m workbench.bench_erf
 	$(PY) -m workbench.bench_attribution
+	$(PY) -m workbench.bench_trace
 
 example: $(RUNTIME)
 	$(PY) -m workbench.example

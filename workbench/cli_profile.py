@@ -311,7 +311,7 @@ def _run(store: RunStore, text: str) -> tuple[str, SweepResult | TraceResult]:
         run = runs[0]
     else:
         run = store.get(text)
-    return run.name or run.title, store.result(run.id)
+    return run.name or run.id, store.result(run.id)
 
 
 def _percent(text: str) -> float:

@@ -105,8 +105,8 @@ class ProfilerLab:
         return compare_runs(
             self.runs.result(first.id),
             self.runs.result(second.id),
-            first.name or first.title,
-            second.name or second.title,
+            first.name or first.id,
+            second.name or second.id,
         )
 
     def compared(self, view: View) -> RunComparison | None:

@@ -24,6 +24,7 @@ README = {
     "screenshot.png": "?",
     "erf.png": "?tab=erf&image=coffee&stage=2&y=11&x=17&nets=scan,timm:tf_efficientnet_lite0",
     "attribution.png": "?tab=attribution&image=rocket&stage=2&beside=scan",
+    "profiler.png": "?tab=profiler&stage=1",
 }
 
 
