@@ -320,6 +320,11 @@ def test_a_sweep_is_measured_kept_and_compared(client) -> None:
     runs = client.predict(api_name="/runs")["runs"]
     newest = [run["id"] for run in runs if run["kind"] == "sweep"][:1]
     assert newest and client.predict(search="no such words", api_name="/runs")["runs"] == []
+    kept = client.predict(action="export", run=newest[0], api_name="/runs")["file"]
+    client.predict(action="rename", run=newest[0], name="sweep of the API", api_name="/runs")
+    client.predict(action="delete", run="sweep of the API", api_name="/runs")
+    back = client.predict(action="import", file=kept, api_name="/runs")
+    assert back["run"]["id"] == newest[0]
     comparison = client.predict(a=newest[0], b=newest[0], api_name="/compare")
     assert {row["ratio"] for row in comparison["rows"]} == {1.0}
 
@@ -359,6 +364,9 @@ def test_a_photo_as_data_uri(client) -> None:
         ("/sweep", {"batch": 0}, "from 1 to"),
         ("/trace", {"steps": 1000}, "from 1 to"),
         ("/trace", {"trace": "../../etc/passwd"}, "trace"),
+        ("/runs", {"action": "burn"}, "rename, delete"),
+        ("/runs", {"action": "import", "file": "%%%"}, "base64"),
+        ("/runs", {"action": "delete", "run": "none such"}, "none such"),
         ("/compare", {"a": "none such", "b": "none such"}, "none such"),
         ("/predict", {"weights": "hf:someone/something"}, "random"),
         ("/predict", {"image": "../../etc/passwd"}, "chelsea"),
@@ -410,7 +418,7 @@ def test_a_photo_as_data_uri(client) -> None:
     ],
 )
 def test_bad_names_and_numbers_get_one_clear_sentence(client, endpoint, arguments, words) -> None:
-    shown = {} if endpoint == "/compare" else TEST_MODEL
+    shown = {} if endpoint in ("/compare", "/runs") else TEST_MODEL
     assert words in fails(client, endpoint, **(shown | arguments))
 
 

@@ -103,7 +103,7 @@ def sweep_panel(result: SweepResult) -> Json:
         "title": "Sweep",
         "badges": [{"text": f"{how} · {p.device}", "tone": "muted", "tip": result.clock}],
         "is_live": not result.is_final,
-        "notes": [result.note] if result.note else [],
+        "notes": [note for note in (_which(result), result.note) if note],
     }
     if not result.points:
         panel["empty"] = {
@@ -132,6 +132,22 @@ def sweep_panel(result: SweepResult) -> Json:
         "sentence": _sentence(result),
     }
     return panel
+
+
+def _which(result: SweepResult) -> str:
+    """Which of the two expectations to hold the measured ratio against."""
+    if len(result.series) != 2:
+        return ""
+    is_gpu = any(point.backend not in ("cpu", "reference") for point in result.points)
+    if is_gpu:
+        return (
+            "Many images fill a GPU: then the tokens read count. Few leave it idle: then the steps "
+            "that wait for each other, the serial depth. What is no scan follows neither."
+        )
+    return (
+        "On a CPU the tokens read count, as its cores are busy anyway; the serial depth would on a "
+        "GPU with few images. What is no scan follows neither."
+    )
 
 
 def _card(result: SweepResult) -> str:

@@ -86,6 +86,10 @@ PARAMETERS: dict[str, tuple[Any, Any]] = {  # name -> (type, default) of the pub
     "steps": (int, DEFAULT.prof_steps),
     "trace": (str, DEFAULT.prof_trace),
     "search": (str, ""),
+    "action": (str, "list"),
+    "run": (str, ""),
+    "name": (str, ""),
+    "file": (str, ""),
     "a": (str, ""),
     "b": (str, ""),
 }
@@ -114,27 +118,29 @@ def image_id(wb: Workbench, image: str) -> str:
         raise BadInputError(f"image is {type(image).__name__}; give a gallery name or a data URI.")
     if not image.startswith("data:"):
         return image
-    header, _, body = image.partition(",")
+    return wb.photos.add(data_of("image", image), "image sent to the API").id
+
+
+def data_of(name: str, uri: str) -> bytes:
+    """The bytes of a data URI."""
+    header, _, body = uri.partition(",")
     if not header.endswith(";base64"):
-        raise BadInputError('image is a data URI without ";base64,"; encode the file in base64.')
+        raise BadInputError(f'{name} is a data URI without ";base64,"; encode the file in base64.')
+    return decoded(name, body)
+
+
+def decoded(name: str, text: str) -> bytes:
     try:
-        data = base64.b64decode(body, validate=True)
-    except binascii.Error:
-        raise BadInputError("image is a data URI whose base64 cannot be decoded.") from None
-    return wb.photos.add(data, "image sent to the API").id
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise BadInputError(f"{name} is not base64; encode the file.") from None
 
 
 def trace_token(wb: Workbench, trace: str) -> str:
     """Token of a trace that the page knows, or of the one in a data URI."""
     if not trace.startswith("data:"):
         return trace
-    header, _, body = trace.partition(",")
-    try:
-        if not header.endswith(";base64"):
-            raise binascii.Error
-        data = base64.b64decode(body, validate=True)
-    except binascii.Error:
-        raise BadInputError("trace is a data URI that is not base64; encode the file.") from None
+    data = data_of("trace", trace)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace sent to the API"
         path.write_bytes(data)
@@ -354,9 +360,25 @@ def add_api(wb: Workbench) -> None:
             answer["files"] = files_of(view, {"trace": result}, wanted, "trace")
         return answer
 
-    def runs(search: str) -> dict[str, Any]:
-        """Kept sweeps and traces, newest first; `search`: words in name, title or device."""
-        return {"runs": wb.profiler_lab.listed(search), "notes": wb.profiler_lab.notes()}
+    def runs(search: str, action: str, run: str, name: str, file: str) -> dict[str, Any]:
+        """Kept sweeps and traces, newest first; `search`: words in name, title or device. `action`:
+        "rename" (`run` by id or name, `name`), "delete" (`run`), "export" (`run`: "file" is it in
+        base64) or "import" (`file`: an exported run in base64)."""
+        store = wb.profiler_lab.runs
+        answer: dict[str, Any] = {}
+        if action == "rename":
+            store.rename(run, name)
+        elif action == "delete":
+            store.delete(run)
+        elif action == "export":
+            answer["file"] = base64.b64encode(store.export_bytes(run)).decode()
+        elif action == "import":
+            answer["run"] = store.import_bytes(decoded("file", file))
+        elif action != "list":
+            raise BadInputError(
+                f"There is no action {action[:20]!r}. Choose list, rename, delete, export, import."
+            )
+        return answer | {"runs": store.list(search), "notes": wb.profiler_lab.notes()}
 
     def compare(a: str, b: str) -> RunComparison:
         """Two kept runs of a kind, by id or name: rows with the ratio b : a, its 95 % interval and
@@ -390,7 +412,7 @@ def add_api(wb: Workbench) -> None:
             (*what, "scan_b", "subject", "axis", "values", "passes", "batch", "dtype", "formats"),
         ),
         (trace, (*what, "passes", "batch", "steps", "trace", "formats")),
-        (runs, ("search",)),
+        (runs, ("search", "action", "run", "name", "file")),
         (compare, ("a", "b")),
         (
             export,

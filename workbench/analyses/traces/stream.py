@@ -34,10 +34,10 @@ class JsonStream:
         self.max_bytes = max_bytes
         self.n_bytes = 0  # of the JSON text so far
         self.file_bytes = path.stat().st_size
-        self._raw: IO[bytes] = path.open("rb")
-        magic = self._raw.read(4)
-        self._raw.seek(0)
+        with path.open("rb") as file:
+            magic = file.read(4)
         self._check_magic(magic)
+        self._raw: IO[bytes] = path.open("rb")
         self._is_gzip = magic[:2] == b"\x1f\x8b"
         self._file: IO[bytes] = gzip.GzipFile(fileobj=self._raw) if self._is_gzip else self._raw  # type: ignore[assignment]
         self._text = codecs.getincrementaldecoder("utf-8-sig")("replace")
