@@ -163,10 +163,10 @@ def _write_trace(source: Path, target: Path) -> None:
 def _named(wb: Workbench, args: argparse.Namespace) -> None:
     """Name the run that was just kept, and say where it is."""
     lab = wb.profiler_lab
-    if lab.problem:
+    if lab.problem or lab.last is None:
         print(f"not kept: {lab.problem}", file=sys.stderr)
         return
-    run = lab.runs.list()[0]
+    run = lab.last
     if args.name:
         run = lab.runs.rename(run.id, args.name)
     print(f"kept as run {run.id}{f', {run.name}' if run.name else ''}", file=sys.stderr)

@@ -1,7 +1,7 @@
 """The profiler lab: sweeps, traces, and the runs that are kept and compared.
 
-A sweep or a trace that was measured to its end is kept in the run store; one that was stopped keeps
-what it had. The page, the command line and the API call this facade.
+A sweep or a trace that was measured to its end is kept in the run store, and a sweep that was
+stopped half way or later. The page, the command line and the API call this facade.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class ProfilerLab:
         self._wb = workbench
         self._lock = threading.Lock()
         self._again: dict[str, int] = {}  # run key -> how often it was asked for anew
-        self._stopped: dict[str, SweepResult] = {}
         self._names: dict[str, str] = {}  # of traces that were brought
+        self.last: Run | None = None  # what was kept last
         self.problem = ""  # why the last run was not kept
 
     # What is kept
@@ -92,12 +92,12 @@ class ProfilerLab:
         """Put a result into the store; None, with `problem`, where that fails: nothing is lost on
         the page."""
         try:
-            run: Run = self.runs.add(result, name)
+            self.last = self.runs.add(result, name)
         except WorkbenchError as error:
             self.problem = str(error)
             return None
         self.problem = ""
-        return run
+        return self.last
 
     def compare(self, a: str, b: str) -> RunComparison:
         """Two kept runs of a kind, by id or name; ratios are b over a."""
@@ -207,15 +207,20 @@ class ProfilerLab:
                         self.keep(item)
                 yield item
         except (CancelledError, GeneratorExit, KeyboardInterrupt):
-            if last is not None and not last.is_final and len(last.points) > 1:
-                self._stopped[key] = replace(last, note=f"{last.note} Stopped early.".strip())
-                self.keep(self._stopped[key])
+            if last is not None and not last.is_final:
+                stopped = replace(last, note=f"{last.note} Stopped early.".strip())
+                self._wb.results.put(_stopped(key), stopped)
+                # Half an axis is worth comparing; a change of mind is not.
+                wanted = len(values or sweep_request.AXES[view.prof_axis].values)
+                if 2 * len({point.label for point in last.points}) >= wanted:
+                    self.keep(stopped)
             raise
 
     def kept_sweep(self, view: View) -> SweepResult | None:
         """The view's sweep as far as it was measured; None where it was not begun."""
         key = self._numbered(self._sweep_key(self._wb.resolve(view)))
-        found: SweepResult | None = self._wb.results.get(key) or self._stopped.get(key)
+        results = self._wb.results
+        found: SweepResult | None = results.get(key) or results.get(_stopped(key))
         return found
 
     def trace(
@@ -363,3 +368,8 @@ class ProfilerLab:
 
     def _numbered(self, key: str) -> str:
         return f"{key} {self._again.get(key, 0)}"
+
+
+def _stopped(key: str) -> str:
+    """Where the last result of a sweep that was stopped is kept."""
+    return f"{key} stopped"

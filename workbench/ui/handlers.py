@@ -231,9 +231,9 @@ class Handlers:
         """Compare, rename or delete runs of the list."""
         data = event._data or {}
         what, run = str(data.get("do")), str(data.get("id"))
-        store = self.wb.profiler_lab.runs
         wanted = view
         try:
+            store = self.wb.profiler_lab.runs
             if what == "compare":
                 chosen = (str(data.get("a")), str(data.get("b")))
                 wanted = replace(view, prof_runs=tuple(part for part in chosen if part))
