@@ -2,66 +2,47 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from tests.conftest import find_browser
 from tests.figures.profiler_results import StoredRun, comparison, sweep_result, trace_result
 from workbench.figures.profiler_runs import runs_panel
 from workbench.figures.profiler_sweep import sweep_panel
 from workbench.figures.profiler_trace import timeline_panel, trace_panel
 from workbench.ui.components import profiler
-from workbench.ui.components.plotly_panel import PLOTLY, STYLES, dump
+from workbench.ui.components.plotly_panel import STYLES, dump, static_files
 
-COMPONENTS = Path(profiler.__file__).parent
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory):
+def page(browser, tmp_path_factory: pytest.TempPathFactory):
     """Opens the components on a page of their own; `page(kind, payload)` mounts one."""
-    executable = find_browser()
-    if executable is None:
-        pytest.skip("no Chromium")
-    from playwright.sync_api import sync_playwright
-
     folder = tmp_path_factory.mktemp("profiler")
-    names = [p.name for p in COMPONENTS.glob("*.js") if p.name != "plotly_panel.js"]
-    main = (COMPONENTS / "plotly_panel.js").read_text(encoding="utf-8")
-    if "files.profiler(kit)" not in main:  # the page may not have the tab yet
-        known = "...files.attribution(kit).KINDS,"
-        assert known in main
-        main = main.replace(known, known + " ...files.profiler(kit).KINDS,")
-    (folder / "plotly_panel.js").write_text(main, encoding="utf-8")
-    sources = [PLOTLY, folder / "plotly_panel.js", *(COMPONENTS / name for name in names)]
     style = "".join(path.read_text("utf-8") for path in STYLES)
-    scripts = "".join(f'<script src="{p.as_uri()}"></script>' for p in sources)
+    scripts = "".join(f'<script src="{path.as_uri()}"></script>' for path in static_files())
     (folder / "page.html").write_text(
         f"<!doctype html><meta charset=utf-8><style>{style}</style><body>"
         f'<div class="wb-host"></div>{scripts}<script>window.events = [];</script></body>',
         encoding="utf-8",
     )
-    with sync_playwright() as p:
-        chromium = p.chromium.launch(executable_path=executable, args=["--no-sandbox"])
-        opened = chromium.new_page(viewport={"width": 1120, "height": 760})
-        errors: list[str] = []
-        opened.on("pageerror", lambda error: errors.append(str(error)))
+    opened = browser.new_page(viewport={"width": 1120, "height": 760})
+    errors: list[str] = []
+    opened.on("pageerror", lambda error: errors.append(str(error)))
 
-        def mount(component: type, payload: dict):
-            opened.goto((folder / "page.html").as_uri())
-            opened.evaluate(
-                "([kind, value]) => Workbench.mount(kind, document.querySelector('.wb-host'), "
-                "{value}, (name, data) => events.push([name, data]), () => {})",
-                [component.kind, dump(payload)],
-            )
-            return opened
+    def mount(component: type, payload: dict):
+        opened.goto((folder / "page.html").as_uri())
+        opened.evaluate(
+            "([kind, value]) => Workbench.mount(kind, document.querySelector('.wb-host'), "
+            "{value}, (name, data) => events.push([name, data]), () => {})",
+            [component.kind, dump(payload)],
+        )
+        return opened
 
-        yield mount
-        chromium.close()
+    yield mount
+    opened.close()
     assert not errors
 
 
-@pytest.mark.browser
 def test_sweep_in_the_browser(page) -> None:
     opened = page(profiler.SweepLab, sweep_panel(sweep_result()))
     opened.wait_for_selector(".wb-profcharts .main-svg")
@@ -76,7 +57,6 @@ def test_sweep_in_the_browser(page) -> None:
     assert "2.14.1" in opened.locator(".wb-card dl").inner_text()
 
 
-@pytest.mark.browser
 def test_tables_in_the_browser(page) -> None:
     opened = page(profiler.TraceTables, trace_panel(trace_result(), 1))
     rows = opened.locator(".wb-grid tbody tr")
@@ -95,7 +75,6 @@ def test_tables_in_the_browser(page) -> None:
     assert opened.evaluate("events") == [["pick", {"stage": 1, "keep": True}]]
 
 
-@pytest.mark.browser
 def test_timeline_in_the_browser(page) -> None:
     panel = timeline_panel(trace_result(), tensorboard="tensorboard --logdir '/a b'")
     opened = page(profiler.TraceTimeline, panel)
@@ -121,7 +100,6 @@ def test_timeline_in_the_browser(page) -> None:
     assert int(lab.get_attribute("data-to")) - int(lab.get_attribute("data-from")) < 5_000_000
 
 
-@pytest.mark.browser
 def test_perfetto_opens_on_this_page_only(page) -> None:
     opened = page(
         profiler.TraceTimeline,
@@ -131,7 +109,6 @@ def test_perfetto_opens_on_this_page_only(page) -> None:
     assert opened.locator("iframe").count() == 0
 
 
-@pytest.mark.browser
 def test_runs_in_the_browser(page) -> None:
     runs = [
         StoredRun("a" * 12, name="before"),
