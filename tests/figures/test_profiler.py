@@ -388,3 +388,17 @@ def test_latex_rows_are_the_measured_points() -> None:
     assert len(rows) == 6
     assert rows[0].startswith("ES2D & 64 & ") and rows[0].endswith(r"\\")
     assert "% ss2d 384: out of memory" in text
+
+
+def test_one_line_of_names_says_which_is_fastest() -> None:
+    points = tuple(
+        point("scan", i, median=ms, label=name)
+        for i, (name, ms) in enumerate((("Snake", 3.0), ("Hilbert", 2.0), ("ZigMa", 8.0)))
+    )
+    panel = sweep_panel(
+        sweep_result(axis="scan", is_numeric=False, series=("scan",), points=points, fits=())
+    )
+    assert panel["sentence"] == (
+        "Hilbert is the fastest with 2.00 ms; ZigMa takes 4.00 times as long."
+    )
+    assert panel["notes"] == []

@@ -480,6 +480,13 @@ def _sentence(result: SweepResult) -> str:
         ]
         if expected:
             parts[-1] += f"; the counts of its scans alone say {' and '.join(expected)}"
+    measured = sorted((q for q in result.points if q.is_measured), key=lambda q: q.p50_ms)
+    if len(result.series) == 1 and not result.is_numeric and len(measured) > 1:
+        first, last_one = measured[0], measured[-1]
+        parts.append(
+            f"{first.label} is the fastest with {significant(first.p50_ms)} ms; {last_one.label} "
+            f"takes {significant(last_one.p50_ms / first.p50_ms)} times as long"
+        )
     slopes = [
         f"{scan_in_text(f.series)} with the power {f.slope:.2f}"
         for f in result.fits[:2]
