@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from workbench.analyses.erf.engine import batches
 from workbench.analyses.networks import Network
 from workbench.analyses.scan_network import ScanNetwork
 from workbench.analyses.timm_network import load_timm
-from workbench.results import ErfResult, Provenance
+from workbench.results import UNKNOWN, ErfResult
 from workbench.runtime import Workbench
 from workbench.settings import Settings
 from workbench.view import View
@@ -55,19 +56,7 @@ MIN_SPEEDUP = 2.0
 GROWTH = 10
 GROWTH_SIZE = 112  # px
 MAX_GROWTH = 1.1 * GROWTH  # of the time; the memory may grow by a tenth: noise of two processes
-NOT_MEASURED = Provenance(
-    model="",
-    weights="",
-    weights_sha256="",
-    is_random=True,
-    trained_scan=None,
-    scan="",
-    image="",
-    image_sha256="",
-    crop=(0, 0, 0, 0),
-    input_size=(0, 0),
-    definition="",
-)
+NOT_MEASURED = replace(UNKNOWN, is_random=True)
 
 
 class Noise(Sequence[tuple[str, np.ndarray]]):

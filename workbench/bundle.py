@@ -25,14 +25,12 @@ def compute_all(
 
     `as_shown`: fields whose run was stopped are taken as far as they came, as the page shows them.
     """
-    if view.tab == "erf":
-        return _erf_lab(wb, view, token, as_shown)
-    if view.tab == "profiler":
-        return _profiler_lab(wb, view, token, as_shown)
-    return TABS[view.tab](wb, view, token)
+    return TABS[view.tab](wb, view, token, as_shown)
 
 
-def _overview(wb: Workbench, view: View, token: CancelToken | None) -> dict[str, Any]:
+def _overview(
+    wb: Workbench, view: View, token: CancelToken | None, as_shown: bool
+) -> dict[str, Any]:
     profiles = result_of(wb.profile_pair(view, token))
     return {
         "scan_a": wb.scan(view, "a"),
@@ -46,7 +44,9 @@ def _overview(wb: Workbench, view: View, token: CancelToken | None) -> dict[str,
     }
 
 
-def _scan_lab(wb: Workbench, view: View, token: CancelToken | None) -> dict[str, Any]:
+def _scan_lab(
+    wb: Workbench, view: View, token: CancelToken | None, as_shown: bool
+) -> dict[str, Any]:
     return {
         **{f"scan_{which}": wb.scan(view, which) for which in view.scans},
         **{f"reach_{which}": wb.reach(view, which) for which in view.scans},
@@ -68,7 +68,9 @@ def _erf_lab(
     }
 
 
-def _attribution_lab(wb: Workbench, view: View, token: CancelToken | None) -> dict[str, Any]:
+def _attribution_lab(
+    wb: Workbench, view: View, token: CancelToken | None, as_shown: bool
+) -> dict[str, Any]:
     """Maps of the pair, paths, attention under both schemes, and the checks."""
     parts = [part for part in PARTS if part != "randomisation" or view.attr_sanity]
     return wb.attribution_lab.results(view, parts, token)
@@ -88,7 +90,13 @@ def _profiler_lab(
     return found
 
 
-TABS = {"overview": _overview, "scan": _scan_lab, "attribution": _attribution_lab}
+TABS = {
+    "overview": _overview,
+    "scan": _scan_lab,
+    "erf": _erf_lab,
+    "attribution": _attribution_lab,
+    "profiler": _profiler_lab,
+}
 
 
 def file_name(view: View) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench import cli_profile
 from workbench.errors import BadInputError, WorkbenchError
-from workbench.files import FORMATS, result_files
+from workbench.files import FORMATS, result_files, save_files
 from workbench.profiler_results import SweepResult, TraceResult
 from workbench.progress import Pace, Progress
 from workbench.report import facts
@@ -320,7 +320,7 @@ def _training(args: argparse.Namespace) -> None:
             "or runs and cards only."
         )
     figure = ablations_figure(tables[0]) if tables else curves_figure(curves)
-    for path in _save(args.out.parent, {args.out.name: write(figure)}):
+    for path in save_files(args.out.parent, {args.out.name: write(figure)}):
         print(path)
 
 
@@ -508,19 +508,7 @@ def _write(
     """Files of the results; `rgb` is the network input, None where there is none."""
     scale = getattr(args, "scale", View().erf_scale)
     files = result_files(results, args.format, name=args.command, title=title, rgb=rgb, scale=scale)
-    return _save(args.out, files)
-
-
-def _save(folder: Path, files: dict[str, bytes]) -> Iterator[Path]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, data in files.items():
-            (folder / name).write_bytes(data)
-            yield folder / name
-    except OSError as error:
-        raise BadInputError(
-            f"{folder} cannot be written: {error.strerror}. Choose another folder with --out."
-        ) from error
+    return save_files(args.out, files)
 
 
 def _info(args: argparse.Namespace) -> None:

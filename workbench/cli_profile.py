@@ -211,7 +211,7 @@ def show_trace(result: TraceResult, n_rows: int = 10) -> None:
 def compare_command(args: argparse.Namespace) -> int:
     """Two runs side by side; with `--fail-over`, 1 where the second is slower."""
     from workbench.analyses.compare_runs import compare_runs, lost, regressions
-    from workbench.files import result_files
+    from workbench.files import result_files, save_files
 
     limit = _percent(args.fail_over) if args.fail_over else None
     store = _store(args)
@@ -221,10 +221,8 @@ def compare_command(args: argparse.Namespace) -> int:
     files = result_files(
         {"comparison": comparison}, args.format, name="comparison", title="runs", rgb=None
     )
-    args.out.mkdir(parents=True, exist_ok=True)
-    for name, data in files.items():
-        (args.out / name).write_bytes(data)
-        print(args.out / name)
+    for path in save_files(args.out, files):
+        print(path)
     if limit is None:
         return 0
     slower, missing = regressions(comparison, limit), lost(comparison)
@@ -263,14 +261,14 @@ def runs_command(args: argparse.Namespace) -> int:
     for note in store.notes:
         print(note, file=sys.stderr)
     if args.action == "rename":
-        run = store.rename(store.get(args.run).id, args.name)
+        run = store.rename(args.run, args.name)
         print(f"{run.id} {run.name}")
     elif args.action == "delete":
         for run in [store.get(text) for text in args.run]:
             store.delete(run.id)
             print(f"deleted {run.id} {run.name or run.title}")
     elif args.action == "export":
-        store.export(store.get(args.run).id, args.file)
+        store.export(args.run, args.file)
         print(args.file)
     elif args.action == "import":
         for file in args.file:

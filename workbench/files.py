@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,19 @@ SPECIAL = {
     "npy": "receptive fields (`erf`) and attribution maps (`attribute --method`)",
     "tex": "receptive fields (`erf`), checks of a map (`attribute --faithfulness`) and sweeps",
 }
+
+
+def save_files(folder: Path, files: Mapping[str, bytes]) -> Iterator[Path]:
+    """Write the files, by name, into a folder that is made where there is none; their paths."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in files.items():
+            (folder / name).write_bytes(data)
+            yield folder / name
+    except OSError as error:
+        raise BadInputError(
+            f"{folder} cannot be written: {error.strerror}. Choose another folder with --out."
+        ) from error
 
 
 def tables(results: Mapping[str, Any]) -> dict[str, bytes]:

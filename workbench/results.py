@@ -47,6 +47,22 @@ class Provenance:
         }
 
 
+# Of numbers that belong to no network and no photo.
+UNKNOWN = Provenance(
+    model="",
+    weights="",
+    weights_sha256="",
+    is_random=False,
+    trained_scan=None,
+    scan="",
+    image="",
+    image_sha256="",
+    crop=(0, 0, 0, 0),
+    input_size=(0, 0),
+    definition="",
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictionResult:
     provenance: Provenance

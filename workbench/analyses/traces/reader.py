@@ -22,7 +22,7 @@ from workbench.analyses.traces.timeline import timeline_of
 from workbench.errors import BadInputError
 from workbench.profiler_results import TraceResult
 from workbench.progress import CancelToken, Progress
-from workbench.results import Provenance
+from workbench.results import UNKNOWN, Provenance
 
 HEADER = ("displayTimeUnit", "deviceProperties", "traceName", "baseTimeNanoseconds")
 EVERY = 20_000  # events between two looks at the clock
@@ -81,20 +81,7 @@ def read_trace(
 
 def brought(device: str) -> Provenance:
     """Where the numbers of a brought trace come from: nothing but its device is known."""
-    return Provenance(
-        model="",
-        weights="",
-        weights_sha256="",
-        is_random=False,
-        trained_scan=None,
-        scan="",
-        image="",
-        image_sha256="",
-        crop=(0, 0, 0, 0),
-        input_size=(0, 0),
-        definition=DEFINITION,
-        device=device,
-    )
+    return replace(UNKNOWN, definition=DEFINITION, device=device)
 
 
 def _read(stream: JsonStream, recorder: Recorder, header: dict[str, Any]) -> Iterator[Progress]:
