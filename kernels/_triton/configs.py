@@ -7,10 +7,21 @@ ahead-of-time inspector (`kernels/compiled.py`) both call it. Nothing here impor
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
-from kernels._triton.tiles import CHECKPOINT, Tile, padded_rank, power_of_two, tile_for
+from kernels._triton.tiles import (
+    CHECKPOINT,
+    KERNELS,
+    Tile,
+    candidates,
+    elements_per_thread,
+    padded_rank,
+    power_of_two,
+    ruled_out,
+    tile_for,
+)
 
 MODULES = {"steps": "kernels._triton.steps", "chunks": "kernels._triton.chunks"}
 # How a kernel finds the token of a step: rows of their own, strides of a sequence, a table.
@@ -132,11 +143,87 @@ def shipped_configs(target: str = "cuda") -> tuple[KernelConfig, ...]:
     return (*found.values(), merge)
 
 
+@dataclass(frozen=True)
+class ConfigChoice:
+    """A variant that can be compiled, shipped or not, and the tile that makes it differ."""
+
+    config: KernelConfig
+    kernel: str  # "steps_forward"
+    layout: str  # "map-rank16", "rows", "width64"; "" where the kernel has one
+    dtype: str  # "fp32" or "bf16"
+    channels: int  # of the tile, as the next two
+    steps: int
+    num_warps: int
+    origin: str  # "shipped", "candidate" or "ruled out" (by the resource model of `tiles`)
+    elements: int  # state elements that one thread holds; 0 for the projection's kernels
+
+
+@lru_cache(maxsize=4)
+def config_choices(target: str) -> tuple[ConfigChoice, ...]:
+    """Every kernel with its shipped tile, then with each tile that `tiles.candidates` would time,
+    and with some that it rules out: larger ones, and on AMD those whose scan crosses a wave."""
+    kind = target.partition(":")[0]
+    found: dict[str, ConfigChoice] = {}
+    for shipped in shipped_configs(target):
+        function = shipped.function.removesuffix("_kernel")
+        if function not in KERNELS:
+            found[shipped.name] = _plain_choice(shipped, function)
+            continue
+        channels, rank = (
+            SHIPPED_SCANS[-1] if shipped.constexprs["RANK"] else (SHIPPED_SCANS[0][0], 0)
+        )
+        (dtype,) = (t for t in SHIPPED_DTYPES if TYPES[t] == shipped.signature["X"])
+        own = Tile(
+            int(str(shipped.constexprs["CHANNELS"])),
+            int(str(shipped.constexprs["STEPS"])),
+            shipped.num_warps,
+            shipped.num_stages,
+        )
+        sizes = (function, channels, SHIPPED_STATES, dtype, target)
+        listed = [(own, "shipped")]
+        listed += [(tile, "candidate") for tile in candidates(*sizes)]
+        listed += [(tile, "ruled out") for tile in ruled_out(*sizes)]
+        for tile, origin in listed:
+            config = _scan_config(function, channels, rank, dtype, target, tile)
+            if config.name not in found:
+                found[config.name] = ConfigChoice(
+                    config,
+                    function,
+                    _layout(rank),
+                    TYPES[dtype][1:],
+                    tile.channels,
+                    tile.steps,
+                    tile.num_warps,
+                    origin,
+                    elements_per_thread(tile, function, power_of_two(SHIPPED_STATES), kind),
+                )
+    return tuple(found.values())
+
+
+def _plain_choice(config: KernelConfig, kernel: str) -> ConfigChoice:
+    layout = config.name.removeprefix(kernel).strip("-").rpartition("-")[0]
+    steps = int(str(config.constexprs.get("STEPS", config.constexprs.get("TOKENS"))))
+    channels = int(str(config.constexprs["CHANNELS"]))
+    dtype = config.name.rpartition("-")[2]
+    return ConfigChoice(
+        config, kernel, layout, dtype, channels, steps, config.num_warps, "shipped", 0
+    )
+
+
+def _layout(rank: int) -> str:
+    return f"map-rank{padded_rank(rank)}" if rank else "rows"
+
+
 def _scan_config(
-    kernel: str, channels: int, rank: int, dtype: torch.dtype, target: str
+    kernel: str,
+    channels: int,
+    rank: int,
+    dtype: torch.dtype,
+    target: str,
+    tile: Tile | None = None,
 ) -> KernelConfig:
     regime, direction = kernel.split("_")
-    tile = tile_for(kernel, channels, SHIPPED_STATES, dtype, target)
+    tile = tile or tile_for(kernel, channels, SHIPPED_STATES, dtype, target)
     order = STRIDES if rank else ROWS
     fixed = constants(kernel, tile, SHIPPED_STATES, rank, order)
     signature = dict.fromkeys((*INPUTS, *OUTPUTS[direction]), "*fp32")
@@ -158,9 +245,8 @@ def _scan_config(
     pointers = tuple(name for name in signature if name not in absent)
     signature |= dict.fromkeys(absent, "constexpr") | dict.fromkeys(SIZES, "i32")
     signature |= dict.fromkeys(fixed, "constexpr")
-    layout = f"map-rank{padded_rank(rank)}" if rank else "rows"
     return KernelConfig(
-        name=f"{kernel}-{layout}-{activation[1:]}-{tile.channels}x{tile.steps}x{tile.num_warps}",
+        name=f"{kernel}-{_layout(rank)}-{activation[1:]}-{tile.channels}x{tile.steps}x{tile.num_warps}",
         module=MODULES[regime],
         function=f"{kernel}_kernel",
         signature=signature,

@@ -156,6 +156,36 @@ def candidates(
     return found
 
 
+def ruled_out(
+    kernel: str, channels: int, states: int, dtype: torch.dtype, target: str
+) -> list[Tile]:
+    """Some tiles that `candidates` leaves out, to see why: the table's with twice and four times
+    the state elements a thread, more channels or more steps, and for chunks on AMD one of which a
+    scan crosses a wave."""
+    kind = target.partition(":")[0]
+    first = tile_for(kernel, channels, states, dtype, target)
+    padded = power_of_two(states)
+    found = [
+        replace(first, channels=factor * first.channels)
+        for factor in (2, 4, 8)
+        if factor * first.channels <= power_of_two(channels)
+    ]
+    if not kernel.endswith("_forward") or kernel.startswith("chunks"):
+        found += [replace(first, steps=factor * first.steps) for factor in (2, 4)]
+    if kind == "hip" and kernel.startswith("chunks"):
+        found.append(replace(first, num_warps=2 * first.num_warps))
+    known = candidates(kernel, channels, states, dtype, target)
+    limit = _most_elements(kernel, kind)
+
+    def is_out(tile: Tile) -> bool:
+        crosses = kind == "hip" and tile.num_warps * WAVE > tile.channels * padded
+        held = elements_per_thread(tile, kernel, padded, kind)
+        # A chunk ends at a stored state, so no tile has more steps.
+        return tile.steps <= CHECKPOINT and (held > limit or crosses)
+
+    return [tile for tile in found if tile not in known and is_out(tile)]
+
+
 def save_measured(path: Path, device_name: str, table: dict[str, Tile]) -> None:
     """Write measured tiles, `row_key` to tile, of one device beside what the file at `path` holds.
 
