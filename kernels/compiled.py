@@ -13,20 +13,22 @@ raises it, and so does a kernel that computes an exponential twice.
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib.util
 import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from kernels._compiled import baseline
-from kernels._compiled.cache import Cache, cache_key, default_cache
+from kernels._compiled.cache import Cache, cache_key, default_cache, file_marks
+from kernels._compiled.lines import Annotated, annotate, stages
 from kernels._compiled.listing import read_answer
-from kernels._compiled.pool import run_jobs
+from kernels._compiled.pool import run_jobs, warm_up_worker
 from kernels._compiled.records import (
     CLASSES,
     CompiledKernel,
@@ -37,20 +39,33 @@ from kernels._compiled.records import (
 )
 from kernels._compiled.targets import TARGETS, Target
 from kernels._triton import configs
+from kernels._triton.configs import ConfigChoice
+from kernels._triton.trials import Trial, trials
 
 __all__ = [
     "BASELINE",
     "CLASSES",
     "TARGETS",
+    "Annotated",
     "CompileError",
     "CompiledKernel",
     "Config",
+    "ConfigChoice",
     "Occupancy",
+    "Trial",
+    "annotate",
     "available_targets",
+    "baseline_numbers",
+    "cached",
+    "choices",
     "compile_config",
     "compile_many",
+    "find",
     "shipped_configs",
+    "stages",
+    "trials",
     "triton_version",
+    "warm_up",
 ]
 
 BASELINE = Path(__file__).with_name("compiled_baseline.json")
@@ -62,6 +77,46 @@ Result = CompiledKernel | CompileError
 def shipped_configs(target: str) -> tuple[Config, ...]:
     """Every kernel with the tiles that it is launched with on `target`."""
     return configs.shipped_configs(_known(target).backend)
+
+
+def choices(target: str) -> tuple[ConfigChoice, ...]:
+    """Everything that can be inspected on `target`: shipped tiles, those that tuning would try, and
+    some that the resource model rules out."""
+    return configs.config_choices(_known(target).backend)
+
+
+def find(name: str, target: str) -> Config:
+    """A configuration of `choices` by name; CompileError("input") where there is none."""
+    listed = {choice.config.name: choice.config for choice in choices(target)}
+    if name not in listed:
+        near = difflib.get_close_matches(name, listed, 3) or list(listed)[:3]
+        raise CompileError(
+            "input",
+            f"there is no kernel configuration {name[:80]!r} for {target}; near are "
+            f"{', '.join(near)}; `python -m workbench kernel --gpu {target} --list` shows all",
+        )
+    return listed[name]
+
+
+def cached(config: Config, target: str, cache: Cache | None = None) -> CompiledKernel | None:
+    """What an earlier `compile_config` made, None where it would have to compile."""
+    cache = default_cache() if cache is None else cache
+    return cache.get(cache_key(config, _known(target).name, triton_version() or ""))
+
+
+def baseline_numbers(
+    path: Path = BASELINE,
+) -> tuple[str, Mapping[str, Mapping[str, Mapping[str, int]]]]:
+    """Triton's version and the numbers of a stored baseline: kernel -> target -> name -> number."""
+    stored = baseline.read(path)
+    return stored.triton_version, stored.kernels
+
+
+def warm_up() -> None:
+    """Start the compiler's process in the background, so that the next compilation does not wait
+    about 2 s for it; nothing where triton is missing."""
+    if triton_version() is not None:
+        warm_up_worker()
 
 
 def triton_version() -> str | None:
@@ -102,7 +157,8 @@ def compile_many(
     """(configuration, target, result or error): what is cached first, the rest as it finishes.
 
     `timeout_s` is for each compilation; the first of a process includes its start (about 2 s).
-    Closing the iterator ends the processes. `n_processes`: one for each core, at most 4.
+    Closing the iterator ends the processes; else two stay for the next call, for some minutes.
+    `n_processes`: one for each core, at most 4.
     """
     cache = default_cache() if cache is None else cache
     version = triton_version()
@@ -129,10 +185,12 @@ def compile_many(
             "backend": TARGETS[name].backend,
             "arch": TARGETS[name].arch,
             "warp_size": TARGETS[name].warp_size,
+            "files": file_marks(config),
         }
         for config, name, _ in waiting
     ]
-    for index, answer in run_jobs(orders, timeout_s, n_processes or min(4, os.cpu_count() or 1)):
+    n_processes = n_processes or min(4, os.cpu_count() or 1)
+    for index, answer in run_jobs(orders, timeout_s, n_processes, keep=True):
         config, name, key = waiting[index]
         result = read_answer(config, TARGETS[name], version or "", answer)
         if isinstance(result, CompiledKernel):
@@ -243,8 +301,14 @@ def _json(
     rows = []
     for kernel in kernels:
         values = kernel.values()
-        del values["texts"], values["compiler_log"]
-        rows.append(values)
+        del values["texts"], values["sources"], values["compiler_log"]
+        rows.append(
+            values
+            | {
+                "exp2_in_loops": kernel.exp2_in_loops,
+                "instructions_in_loops": kernel.instructions_in_loops,
+            }
+        )
     report: dict[str, Any] = {"triton": triton_version(), "kernels": rows, "errors": list(errors)}
     if compared is not None:
         report |= {"failures": list(compared.failures), "notes": list(compared.notes)}

@@ -20,6 +20,7 @@ from kernels._bench.limits import Budget
 from kernels._bench.rows import Outcome, runner
 from kernels._bench.timing import GpuClock
 from kernels._triton import tiles
+from kernels._triton import trials as kept
 from kernels._triton.tiles import KERNELS, Tile
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
@@ -110,6 +111,7 @@ def tune(device: torch.device, budget: Budget, table: Path = tiles.TABLE) -> Ite
     kind = "hip" if torch.version.hip else "cuda"
     target = f"{kind}:{major}{minor}"
     chosen: dict[str, Tile] = {}
+    tried: dict[str, list[tuple[Tile, dict[str, object]]]] = {}
     for job in jobs():
         trial = GpuTrial(job, device, table)
         candidates = tiles.candidates(job.kernel, job.case.channels, STATES, job.dtype, target)
@@ -118,9 +120,11 @@ def tune(device: torch.device, budget: Budget, table: Path = tiles.TABLE) -> Ite
         )
         if best is not None:
             chosen[job.key] = best
+        tried[job.key] = [(t.tile, values_of(t, best)) for t in trials]
         yield sentence(job, best, trials)
     if chosen:
         save(table, device_name, chosen)
+    kept.write(kept.path_beside(table), device_name, now(), tried)
     yield f"{len(chosen)} of {len(jobs())} rows written for {device_name} to {table}"
 
 
@@ -178,8 +182,18 @@ def save(table: Path, device_name: str, chosen: dict[str, Tile]) -> None:
     tiles.save_measured(table, device_name, chosen)
     content = json.loads(table.read_text(encoding="utf-8"))
     dates = content.setdefault("measured_at", {})
-    dates[device_name] = datetime.now(UTC).isoformat(timespec="seconds")
+    dates[device_name] = now()
     table.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def values_of(trial: Trial, best: Tile | None) -> dict[str, object]:
+    """A trial as `kernels._triton.trials` keeps it."""
+    microseconds = None if trial.seconds is None else 1e6 * trial.seconds
+    return {"us": microseconds, "status": trial.reason, "is_chosen": trial.tile == best}
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def sentence(job: Job, best: Tile | None, trials: Sequence[Trial]) -> str:

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kernels._compiled.records import CLASSES
 
 
 @dataclass(frozen=True)
 class Instruction:
+    line: int  # of the listing, from 0
     kind: str  # one of CLASSES
     target: str | None = None  # the label that it may jump to
     goes_on: bool = True  # whether the next instruction may follow
+    line: int = 0  # of the listing, from 0
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,15 @@ class Counts:
     """Static counts: how often an instruction stands in the listing, not how often it runs."""
 
     instructions: Mapping[str, int]
-    exp2_in_loops: int
-    instructions_in_loops: int
+    in_loops: Mapping[str, int]  # those of them that lie in a loop
+
+    @property
+    def exp2_in_loops(self) -> int:
+        return self.in_loops["exp2"]
+
+    @property
+    def instructions_in_loops(self) -> int:
+        return sum(self.in_loops.values())
 
 
 # Guard or None, opcode and operands of a line -> the instruction, None where it is a NOP.
@@ -36,12 +45,33 @@ Reader = Callable[[str | None, str, str], Instruction | None]
 
 def count_sass(text: str) -> Counts:
     """Counts of NVIDIA's machine code as nvdisasm prints it."""
-    return _counts(*_read(text, _SASS_LINE, _sass_instruction))
+    return _counts(marks(text, "sass"))
 
 
 def count_amdgcn(text: str) -> Counts:
     """Counts of AMD's assembly as LLVM prints it."""
-    return _counts(*_read(text, _AMDGCN_LINE, _amdgcn_instruction))
+    return _counts(marks(text, "amdgcn"))
+
+
+def marks(text: str, stage: str) -> dict[int, tuple[str, bool]]:
+    """Line (from 0) of each machine instruction -> its class, and whether it lies in a loop.
+
+    The jump to itself at the end of a kernel is no work and not among them. Empty for a stage
+    that is no machine code.
+    """
+    if stage not in ("sass", "amdgcn"):
+        return {}
+    pattern, read = {
+        "sass": (_SASS_LINE, _sass_instruction),
+        "amdgcn": (_AMDGCN_LINE, _amdgcn_instruction),
+    }[stage]
+    instructions, labels = _read(text, pattern, read)
+    looping = set(_in_loops(instructions, labels))
+    return {
+        instruction.line: (instruction.kind, index in looping)
+        for index, instruction in enumerate(instructions)
+        if instruction.target is None or labels.get(instruction.target) != index
+    }
 
 
 _LABEL = re.compile(r"([.$\w]+):")
@@ -87,7 +117,9 @@ _AMDGCN_CLASSES = [
 ]
 
 
-def _sass_instruction(guard: str | None, opcode: str, operands: str) -> Instruction | None:
+def _sass_instruction(
+    line: int, guard: str | None, opcode: str, operands: str
+) -> Instruction | None:
     if opcode == "NOP":
         return None
     kind = _kind(opcode, _SASS_CLASSES)
@@ -99,16 +131,17 @@ def _sass_instruction(guard: str | None, opcode: str, operands: str) -> Instruct
         # `BRA.U UP0, label` and `BRA.DIV ~URZ, label` carry their condition as an operand.
         ends = "," not in operands
     is_certain = guard is None
-    return Instruction(kind, found[1] if found and jumps else None, not (ends and is_certain))
+    target = found[1] if found and jumps else None
+    return Instruction(line, kind, target, not (ends and is_certain))
 
 
-def _amdgcn_instruction(_: str | None, opcode: str, operands: str) -> Instruction | None:
+def _amdgcn_instruction(line: int, _: str | None, opcode: str, operands: str) -> Instruction | None:
     if opcode == "s_nop":
         return None
     kind = _kind(opcode, _AMDGCN_CLASSES)
     jumps = opcode.startswith(("s_branch", "s_cbranch"))
     ends = opcode.startswith(("s_branch", "s_endpgm", "s_setpc"))
-    return Instruction(kind, operands.strip() if jumps else None, not ends)
+    return Instruction(line, kind, operands.strip() if jumps else None, not ends)
 
 
 def _kind(opcode: str, classes: Sequence[tuple[re.Pattern[str], str]]) -> str:
@@ -121,7 +154,7 @@ def _read(
     """Instructions in order, and label -> index of the instruction behind it."""
     instructions: list[Instruction] = []
     labels: dict[str, int] = {}
-    for line in text.splitlines():
+    for number, line in enumerate(text.splitlines()):
         label = _LABEL.match(line)
         if label is not None:
             labels[label[1]] = len(instructions)
@@ -129,27 +162,28 @@ def _read(
         found = pattern.match(line)
         if found is None:
             continue
-        instruction = read(*found.groups())
+        instruction = read(number, *found.groups())
         if instruction is not None:
-            instructions.append(instruction)
+            instructions.append(replace(instruction, line=number))
     return instructions, labels
 
 
-def _counts(instructions: list[Instruction], labels: dict[str, int]) -> Counts:
-    work = [
-        index
+def _places(instructions: list[Instruction], labels: dict[str, int]) -> Places:
+    looping = set(_in_loops(instructions, labels))
+    return {
+        instruction.line: (instruction.kind, index in looping)
         for index, instruction in enumerate(instructions)
+        # A jump to itself is the trap behind the end.
         if instruction.target is None or labels.get(instruction.target) != index
-    ]
-    looping = set(_in_loops(instructions, labels)).intersection(work)
-    counts = dict.fromkeys(CLASSES, 0)
-    for index in work:
-        counts[instructions[index].kind] += 1
-    return Counts(
-        instructions=counts,
-        exp2_in_loops=sum(instructions[index].kind == "exp2" for index in looping),
-        instructions_in_loops=len(looping),
-    )
+    }
+
+
+def _counts(places: Places) -> Counts:
+    whole, loops = dict.fromkeys(CLASSES, 0), dict.fromkeys(CLASSES, 0)
+    for kind, is_in_loop in places.values():
+        whole[kind] += 1
+        loops[kind] += is_in_loop
+    return Counts(whole, loops)
 
 
 def _in_loops(instructions: list[Instruction], labels: dict[str, int]) -> Iterator[int]:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from kernels._compiled import assembly
+from kernels._compiled.cache import sources
 from kernels._compiled.records import CompiledKernel, CompileError, Config
 from kernels._compiled.targets import Target, occupancy
 
 
 def read_answer(
-    config: Config, target: Target, version: str, answer: dict[str, Any] | CompileError
+    config: Config,
+    target: Target,
+    version: str,
+    sources: Mapping[str, str],
+    answer: dict[str, Any] | CompileError,
 ) -> CompiledKernel | CompileError:
     """Count and parse what the worker sent."""
     where = f"{config.name} on {target.name}"
@@ -36,14 +42,15 @@ def read_answer(
         num_warps=answer["num_warps"],
         occupancy=occupancy(target, used["registers"], answer["shared_bytes"], answer["num_warps"]),
         instructions=counts.instructions,
-        exp2_in_loops=counts.exp2_in_loops,
-        instructions_in_loops=counts.instructions_in_loops,
+        loop_instructions=counts.in_loops,
         stage_ms=answer["stage_ms"],
         compile_s=answer["compile_s"],
         binary_bytes=answer["binary_bytes"],
         triton_version=version,
         compiler_log=answer["log"],
         texts=texts,
+        sources=sources,
+        sources=sources(config),
         **used,
     )
 

@@ -101,8 +101,7 @@ class CompiledKernel:
     num_warps: int
     occupancy: Occupancy
     instructions: Mapping[str, int]  # by class, see CLASSES
-    exp2_in_loops: int
-    instructions_in_loops: int
+    loop_instructions: Mapping[str, int]  # those of them that lie in a loop
     stage_ms: Mapping[str, float]  # lowering stage -> time, in order
     compile_s: float
     binary_bytes: int
@@ -111,6 +110,16 @@ class CompiledKernel:
     # "source" is the kernel's whole module, so that line numbers of the other stages point into
     # it; then ttir, ttgir, llir and ptx + sass or amdgcn.
     texts: Mapping[str, str] = field(repr=False)
+    # The module and what it imports from its own package: path from the project's root -> text.
+    sources: Mapping[str, str] = field(repr=False)
+
+    @property
+    def exp2_in_loops(self) -> int:
+        return self.loop_instructions["exp2"]
+
+    @property
+    def instructions_in_loops(self) -> int:
+        return sum(self.loop_instructions.values())
 
     @property
     def n_instructions(self) -> int:

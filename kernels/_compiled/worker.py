@@ -115,13 +115,13 @@ def compile_job(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def disassemble(cubin: bytes) -> str:
-    """SASS with labels and line numbers, by the nvdisasm that triton brings."""
+    """SASS with labels, line numbers and calls, by the nvdisasm that triton brings."""
     from triton import knobs
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)
-        command = [knobs.nvidia.nvdisasm.path, "-c", "-g", str(path)]
+        command = [knobs.nvidia.nvdisasm.path, "-c", "-gi", str(path)]
         done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode or not done.stdout.strip():
         raise RuntimeError(f"nvdisasm failed ({done.returncode}): {done.stderr.strip()}")
@@ -136,21 +136,24 @@ def _without_folders(text: str, folders: list[str]) -> str:
 
 @contextlib.contextmanager
 def _own_stderr() -> Iterator[list[str]]:
-    """What this process and its children write to stderr, C++ included; filled at the end."""
+    """What this process and its children write to stderr, C++ included; filled at the end.
+
+    Read back from the file that stderr is, so that the last words of a crash stay in it.
+    """
     said: list[str] = []
     sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as file:
-        os.dup2(file.fileno(), 2)
-        try:
-            yield said
-        finally:
-            sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
-            file.seek(0)
-            text = file.read().decode(errors="replace").strip()
-            said += [text] if text else []
+    try:
+        start = os.lseek(2, 0, os.SEEK_CUR)
+    except OSError:  # a terminal: someone runs this by hand and reads it there
+        yield said
+        return
+    try:
+        yield said
+    finally:
+        sys.stderr.flush()
+        words = os.pread(2, os.lseek(2, 0, os.SEEK_CUR) - start, start)
+        text = words.decode(errors="replace").strip()
+        said += [text] if text else []
 
 
 if __name__ == "__main__":
