@@ -16,7 +16,6 @@ from kernels._compiled.records import CLASSES
 
 @dataclass(frozen=True)
 class Instruction:
-    line: int  # of the listing, from 0
     kind: str  # one of CLASSES
     target: str | None = None  # the label that it may jump to
     goes_on: bool = True  # whether the next instruction may follow
@@ -117,9 +116,7 @@ _AMDGCN_CLASSES = [
 ]
 
 
-def _sass_instruction(
-    line: int, guard: str | None, opcode: str, operands: str
-) -> Instruction | None:
+def _sass_instruction(guard: str | None, opcode: str, operands: str) -> Instruction | None:
     if opcode == "NOP":
         return None
     kind = _kind(opcode, _SASS_CLASSES)
@@ -131,17 +128,16 @@ def _sass_instruction(
         # `BRA.U UP0, label` and `BRA.DIV ~URZ, label` carry their condition as an operand.
         ends = "," not in operands
     is_certain = guard is None
-    target = found[1] if found and jumps else None
-    return Instruction(line, kind, target, not (ends and is_certain))
+    return Instruction(kind, found[1] if found and jumps else None, not (ends and is_certain))
 
 
-def _amdgcn_instruction(line: int, _: str | None, opcode: str, operands: str) -> Instruction | None:
+def _amdgcn_instruction(_: str | None, opcode: str, operands: str) -> Instruction | None:
     if opcode == "s_nop":
         return None
     kind = _kind(opcode, _AMDGCN_CLASSES)
     jumps = opcode.startswith(("s_branch", "s_cbranch"))
     ends = opcode.startswith(("s_branch", "s_endpgm", "s_setpc"))
-    return Instruction(line, kind, operands.strip() if jumps else None, not ends)
+    return Instruction(kind, operands.strip() if jumps else None, not ends)
 
 
 def _kind(opcode: str, classes: Sequence[tuple[re.Pattern[str], str]]) -> str:
@@ -162,28 +158,18 @@ def _read(
         found = pattern.match(line)
         if found is None:
             continue
-        instruction = read(number, *found.groups())
+        instruction = read(*found.groups())
         if instruction is not None:
             instructions.append(replace(instruction, line=number))
     return instructions, labels
 
 
-def _places(instructions: list[Instruction], labels: dict[str, int]) -> Places:
-    looping = set(_in_loops(instructions, labels))
-    return {
-        instruction.line: (instruction.kind, index in looping)
-        for index, instruction in enumerate(instructions)
-        # A jump to itself is the trap behind the end.
-        if instruction.target is None or labels.get(instruction.target) != index
-    }
-
-
-def _counts(places: Places) -> Counts:
-    whole, loops = dict.fromkeys(CLASSES, 0), dict.fromkeys(CLASSES, 0)
-    for kind, is_in_loop in places.values():
-        whole[kind] += 1
-        loops[kind] += is_in_loop
-    return Counts(whole, loops)
+def _counts(found: Mapping[int, tuple[str, bool]]) -> Counts:
+    counts, in_loops = dict.fromkeys(CLASSES, 0), dict.fromkeys(CLASSES, 0)
+    for kind, is_looping in found.values():
+        counts[kind] += 1
+        in_loops[kind] += is_looping
+    return Counts(counts, in_loops)
 
 
 def _in_loops(instructions: list[Instruction], labels: dict[str, int]) -> Iterator[int]:

@@ -108,13 +108,11 @@ def cache_key(config: Config, target: str, triton_version: str) -> str:
 def sources(config: Config) -> dict[str, str]:
     """Texts of `source_files` by their path from the folder of the top-level package, the kernel's
     own module first; listings name them so."""
-    files, own = source_files(config), config.module.replace(".", "/")
+    own, top = config.module.replace(".", "/"), config.module.partition(".")[0]
     texts: dict[str, str] = {}
-    top = config.module.partition(".")[0]
-    for file in files:
-        parts = file.parts
-        at = len(parts) - 1 - parts[::-1].index(top)
-        texts["/".join(parts[at:])] = file.read_text(encoding="utf-8")
+    for file in source_files(config):
+        at = len(file.parts) - 1 - file.parts[::-1].index(top)
+        texts["/".join(file.parts[at:])] = file.read_text(encoding="utf-8")
     return dict(sorted(texts.items(), key=lambda item: not item[0].startswith(own)))
 
 
@@ -126,22 +124,6 @@ def file_marks(config: Config) -> dict[str, list[int]]:
 
 def source_files(config: Config) -> list[Path]:
     """The kernel's module and, transitively, what it imports from its own top-level package."""
-    return list(_modules(config).values())
-
-
-def source_texts(config: Config) -> dict[str, str]:
-    """Path relative to the folder that holds the package -> text of every file of `source_files`,
-    the kernel's module first."""
-    paths = _modules(config)
-    texts: dict[str, str] = {}
-    for module, path in sorted(paths.items(), key=lambda item: item[0] != config.module):
-        folders = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
-        texts["/".join([*folders, path.name])] = path.read_text(encoding="utf-8")
-    return texts
-
-
-def _modules(config: Config) -> dict[str, Path]:
-    """Import name -> file, sorted by name."""
     try:
         spec = importlib.util.find_spec(config.module)
     except (ImportError, ValueError) as error:
@@ -163,7 +145,7 @@ def _modules(config: Config) -> dict[str, Path]:
         is_init = path.name == "__init__.py"
         imported = _imports(module, is_init, path.read_text(encoding="utf-8"))
         waiting += [name for name in imported if name.partition(".")[0] == top]
-    return dict(sorted(found.items()))
+    return [found[module] for module in sorted(found)]
 
 
 def _file(root: Path, module: str) -> Path | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 from kernels._compiled import assembly
@@ -13,11 +12,7 @@ from kernels._compiled.targets import Target, occupancy
 
 
 def read_answer(
-    config: Config,
-    target: Target,
-    version: str,
-    sources: Mapping[str, str],
-    answer: dict[str, Any] | CompileError,
+    config: Config, target: Target, version: str, answer: dict[str, Any] | CompileError
 ) -> CompiledKernel | CompileError:
     """Count and parse what the worker sent."""
     where = f"{config.name} on {target.name}"
@@ -49,7 +44,6 @@ def read_answer(
         triton_version=version,
         compiler_log=answer["log"],
         texts=texts,
-        sources=sources,
         sources=sources(config),
         **used,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import atexit
 import json
 import os
 import queue
@@ -22,97 +21,111 @@ ROOT = Path(__file__).parents[2]
 # Variables that would change what is compiled or print into the answers.
 DROPPED = ("TRITON_", "DISABLE_PTXAS_OPT", "PTXAS_OPTIONS", "LLVM_", "MLIR_", "AMDGCN_")
 
-MAX_IDLE = 2  # processes that wait for the next call, about 150 MB each
+MAX_IDLE = 2  # processes that wait for the next call, about half a GB each
 IDLE_S = 300.0
-
-# Processes that wait for a next call (each about 0.5 GB), and for how long.
-KEPT = 2
-KEPT_S = 300.0
 
 Job = Mapping[str, Any]
 Answer = dict[str, Any] | CompileError
 
 
 def run_jobs(
-    jobs: Sequence[Job], timeout_s: float, n_processes: int
+    jobs: Sequence[Job], timeout_s: float, n_processes: int, keep: bool = False
 ) -> Iterator[tuple[int, Answer]]:
     """(index of the job, its answer) in the order in which they finish.
 
     A job that runs out of time or brings its process down costs only itself. Closing the iterator
-    ends the processes that are at work; those that are done wait in `IDLE` for the next call.
-    A job's "files" (path -> digest) are the sources that it reads: a process that imported another
-    version of one of them is replaced.
+    ends the processes. `keep`: take processes that earlier calls left, and leave some for later
+    ones. A job's "files" are those that it loads, each with a mark of its content: a process that
+    loaded another content is not used.
     """
     waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
     for index in range(len(jobs)):
         waiting.put(index)
     finished: queue.SimpleQueue[tuple[int, Answer]] = queue.SimpleQueue()
-    workers = [IDLE.take() for _ in range(min(n_processes, len(jobs)))]
+    workers = [
+        (_IDLE.take() if keep else None) or _Worker() for _ in range(min(n_processes, len(jobs)))
+    ]
 
     def work(worker: _Worker) -> None:
+        worker.timeout_s = timeout_s
         try:
             while not worker.is_stopped:
                 try:
                     index = waiting.get_nowait()
                 except queue.Empty:
-                    return
-                finished.put((index, worker.ask(jobs[index], timeout_s)))
+                    break
+                finished.put((index, worker.ask(jobs[index])))
         finally:
-            IDLE.give(worker)
+            if not (keep and worker.is_alive and _IDLE.give(worker)):
+                worker.close()
 
     threads = [threading.Thread(target=work, args=(worker,), daemon=True) for worker in workers]
     for thread in threads:
         thread.start()
-    n_left = len(jobs)
+    n_answers = 0
     try:
-        while n_left:
+        for _ in jobs:
             answer = finished.get()
-            n_left -= 1
+            n_answers += 1
             yield answer
     finally:
-        if n_left:
+        if n_answers < len(jobs):
             for worker in workers:
                 worker.stop()
         for thread in threads:
             thread.join()
 
 
-def warm_up() -> None:
-    """Start a process that waits for the first job, unless one waits already."""
-    IDLE.warm_up()
+def warm_up_worker() -> None:
+    """Start a process in the background for a later call with `keep`, unless one is idle."""
+
+    def start() -> None:
+        worker = _Worker()
+        if not (_IDLE.is_empty and worker.start() and _IDLE.give(worker)):
+            worker.close()
+
+    threading.Thread(target=start, daemon=True).start()
 
 
 class _Worker:
     """One process, started at the first job and again after it had to be ended."""
 
+    timeout_s = 60.0
+
     def __init__(self) -> None:
         self.is_stopped = False
-        self.start_of = _start_of()
         self._process: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()
-        self._files: dict[str, str] = {}
+        self._loaded: dict[str, Any] = {}  # file -> mark of the content that the process has
         self._folder = tempfile.TemporaryDirectory(prefix="compiled-")
-        self._stderr = tempfile.TemporaryFile()
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`)
 
     @property
     def is_alive(self) -> bool:
-        return self._process is not None and self._process.poll() is None
+        process = self._process
+        return not self.is_stopped and process is not None and process.poll() is None
+
+    def start(self) -> bool:
+        try:
+            self._start()
+        except (OSError, CompileError):
+            return False
+        return True
 
     def close(self) -> None:
         self._end()
         self._stderr.close()
         self._folder.cleanup()
 
-    def ask(self, job: Job, timeout_s: float) -> Answer:
-        files: Mapping[str, str] = job.get("files", {})
+    def ask(self, job: Job) -> Answer:
+        files: Mapping[str, Any] = job.get("files", {})
+        if any(self._loaded.get(file, mark) != mark for file, mark in files.items()):
+            self._end()
         try:
-            # What was imported once is not read again.
-            if any(self._files.get(path, digest) != digest for path, digest in files.items()):
-                self._end()
             if self._process is None:
-                self.start()
-            self._files.update(files)
-            return self._exchange(job, timeout_s)
+                self._start()
+            self._loaded |= files
+            return self._exchange(job)
         except CompileError as error:
             self._end()
             return error
@@ -126,17 +139,21 @@ class _Worker:
         self.is_stopped = True
         self._kill()
 
-    def start(self) -> None:
-        executable, settings = self.start_of
-        environment = dict(settings) | {"TRITON_CACHE_DIR": self._folder.name}
-        self._files = {}
+    def _start(self) -> None:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(DROPPED)}
+        environment |= {
+            "TRITON_CACHE_DIR": self._folder.name,
+            "TRITON_ALWAYS_COMPILE": "1",  # times of a compilation, not of reading a file
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
+        }
         self._stderr.seek(0)
         self._stderr.truncate()
         with self._lock:
             if self.is_stopped:
                 raise CompileError("timeout", "stopped")
             self._process = subprocess.Popen(
-                [executable, "-m", "kernels._compiled.worker"],
+                [sys.executable, "-m", "kernels._compiled.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,
@@ -147,9 +164,8 @@ class _Worker:
                 start_new_session=True,
             )
 
-    def _exchange(self, values: Job, timeout_s: float) -> dict[str, Any]:
+    def _exchange(self, values: Job) -> dict[str, Any]:
         process = self._process
-        words_before = os.fstat(self._stderr.fileno()).st_size
         assert process is not None and process.stdin is not None and process.stdout is not None
         # The process answers or is ended, and then its stdout ends: readline always returns.
         is_late = threading.Event()
@@ -158,7 +174,9 @@ class _Worker:
             is_late.set()
             self._kill()
 
-        timer = threading.Timer(timeout_s, end)
+        # The process writes behind what it said about earlier jobs.
+        said = self._stderr.seek(0, os.SEEK_END)
+        timer = threading.Timer(self.timeout_s, end)
         timer.start()
         try:
             process.stdin.write(json.dumps(values) + "\n")
@@ -171,10 +189,10 @@ class _Worker:
         if line:
             return json.loads(line)
         if is_late.is_set():
-            message = f"no result within {timeout_s:g} s; a smaller tile or a larger limit"
+            message = f"no result within {self.timeout_s:g} s; a smaller tile or a larger limit"
             raise CompileError("timeout", f"{message} may help")
         code = process.wait()
-        self._stderr.seek(words_before)
+        self._stderr.seek(said)
         words = self._stderr.read().decode(errors="replace").strip()[-4000:]
         raise CompileError("compiler", f"the compiler's process ended with code {code}\n{words}")
 
@@ -250,85 +268,3 @@ class _IdleWorkers:
 
 _IDLE = _IdleWorkers()
 atexit.register(_IDLE.clear)
-
-
-class Idle:
-    """Processes between calls, so that the next compilation does not wait for a start (2 s).
-
-    At most `most`, each ended after `seconds` without a job, and all when this process ends. One
-    that was killed, or that another executable or environment would start now, is not kept.
-    """
-
-    def __init__(self, most: int = KEPT, seconds: float = KEPT_S) -> None:
-        self._most = most
-        self._seconds = seconds
-        self._lock = threading.Lock()
-        self._waiting: list[tuple[_Worker, threading.Timer]] = []
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def take(self) -> _Worker:
-        """One that waits, the latest first; else a new one, which is not started."""
-        wanted = _start_of()
-        with self._lock:
-            for entry in reversed(self._waiting):
-                if entry[0].is_alive and entry[0].start_of == wanted:
-                    self._waiting.remove(entry)
-                    entry[1].cancel()
-                    return entry[0]
-        return _Worker()
-
-    def give(self, worker: _Worker) -> None:
-        """Keep it, in the place of the oldest where there are too many."""
-        if worker.is_stopped or not worker.is_alive:
-            worker.close()
-            return
-        timer = threading.Timer(self._seconds, self._drop, [worker])
-        timer.daemon = True
-        with self._lock:
-            self._waiting.append((worker, timer))
-            ended = self._waiting[: -self._most]
-            del self._waiting[: -self._most]
-            timer.start()
-        for old, its_timer in ended:
-            its_timer.cancel()
-            old.close()
-
-    def warm_up(self) -> None:
-        worker = self.take()
-        if not worker.is_alive:
-            worker.start()
-        self.give(worker)
-
-    def close(self) -> None:
-        """End all that wait."""
-        with self._lock:
-            ended, self._waiting = self._waiting, []
-        for worker, timer in ended:
-            timer.cancel()
-            worker.close()
-
-    def _drop(self, worker: _Worker) -> None:
-        with self._lock:
-            is_here = any(worker is other for other, _ in self._waiting)
-            self._waiting = [entry for entry in self._waiting if entry[0] is not worker]
-        if is_here:
-            worker.close()
-
-
-def _start_of() -> tuple[str, frozenset[tuple[str, str]]]:
-    """Executable and environment that a process would be started with now."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(DROPPED)}
-    environment |= {
-        "TRITON_ALWAYS_COMPILE": "1",  # times of a compilation, not of reading a file
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
-    }
-    # Names the test that runs, and changes with each.
-    environment.pop("PYTEST_CURRENT_TEST", None)
-    return sys.executable, frozenset(environment.items())
-
-
-IDLE = Idle()
-atexit.register(IDLE.close)

@@ -138,7 +138,8 @@ def _without_folders(text: str, folders: list[str]) -> str:
 def _own_stderr() -> Iterator[list[str]]:
     """What this process and its children write to stderr, C++ included; filled at the end.
 
-    Read back from the file that stderr is, so that the last words of a crash stay in it.
+    Read back from the file that stderr is, so that the last words of a crash stay in it for the
+    pool.
     """
     said: list[str] = []
     sys.stderr.flush()

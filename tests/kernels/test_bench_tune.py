@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
+from pathlib import Path
 
+import pytest
 import torch
 
 from kernels._bench import tune
 from kernels._bench.limits import Budget
-from kernels._triton import tiles
+from kernels._bench.tune import Trial
+from kernels._triton import tiles, trials
 from kernels._triton.tiles import Tile
 
 FIRST, FAST, WRONG, BROKEN = (Tile(n, 1, 1, 1) for n in (8, 16, 32, 64))
@@ -30,13 +34,13 @@ def choose(seconds: dict[Tile, float], budget: Budget | None = None):
 
 
 def test_the_fastest_right_tile_wins() -> None:
-    best, trials = choose({FIRST: 2e-5, FAST: 1e-5})
+    best, tried = choose({FIRST: 2e-5, FAST: 1e-5})
     assert best == FAST
-    reasons = {t.tile: t.reason for t in trials}
+    reasons = {t.tile: t.reason for t in tried}
     assert reasons[WRONG] == "WRONG: relative L2 nan"
     assert reasons[BROKEN] == "RuntimeError: out of resource: shared memory"
     assert reasons[FIRST] == reasons[FAST] == ""
-    words = tune.sentence(tune.jobs()[0], best, trials)
+    words = tune.sentence(tune.jobs()[0], best, tried)
     assert "16 channels x 1 steps, 1 warps, 10.0 us, the table's 20.0 us" in words
     assert "2 of 4 candidates timed, 1 wrong" in words
 
@@ -78,3 +82,33 @@ def test_what_was_chosen_is_written_with_device_and_date(tmp_path) -> None:
     content = json.loads(table.read_text())
     assert content["measured"]["Test GPU"]["a row"]["channels"] == 16
     assert content["measured_at"]["Test GPU"].startswith("20")
+
+
+def test_all_trials_are_kept_with_their_reasons(tmp_path: Path) -> None:
+    path = trials.path_beside(tmp_path / "tiles.json")
+    assert trials.trials(path) == ()
+    slow, fast, wrong = (Tile(8, 4, warps, 1) for warps in (1, 2, 4))
+    found = [Trial(slow, 2e-5), Trial(fast, 1e-5), Trial(wrong, None, "WRONG: relative L2 0.3")]
+    rows = [(trial.tile, tune.values_of(trial, fast)) for trial in found]
+    key = "steps_backward,channels=128,states=16,fp32"
+    trials.write(path, "A GPU", "2026-11-28T12:00:00+00:00", {key: rows})
+    trials.write(path, "Another", "2026-11-28T13:00:00+00:00", {key: rows[:1]})
+    kept = trials.trials(path)
+    assert [trial.device for trial in kept] == ["A GPU"] * 3 + ["Another"]
+    assert kept[1].is_chosen and not kept[0].is_chosen and kept[1].microseconds == 10
+    assert kept[2].status.startswith("WRONG") and math.isnan(kept[2].microseconds)
+    assert (kept[0].kernel, kept[0].row) == tuple(key.split(",", 1))
+    # Measured again, a device's rows are replaced.
+    trials.write(path, "A GPU", "2026-11-29T12:00:00+00:00", {key: rows[:2]})
+    assert len(trials.trials(path)) == 3
+
+
+@pytest.mark.parametrize("damage", ["", "[]", '{"GPU": {"row": {"trials": 3}}}', "{"])
+def test_damaged_trials_are_set_aside_by_the_next_tuning(tmp_path: Path, damage: str) -> None:
+    path = trials.path_beside(tmp_path / "tiles.json")
+    path.write_text(damage)
+    assert trials.trials(path) == ()
+    row = (FIRST, tune.values_of(Trial(FIRST, 1.0), None))
+    trials.write(path, "A GPU", "now", {"steps_forward,row": [row]})
+    assert len(trials.trials(path)) == 1
+    assert path.with_name(f"{path.name}.damaged").read_text() == damage

@@ -259,6 +259,44 @@ def test_closing_the_iterator_ends_the_processes(monkeypatch) -> None:
     assert time.perf_counter() - started < 20
 
 
+def test_a_process_waits_for_the_next_call_unless_a_file_changed(monkeypatch) -> None:
+    monkeypatch.setattr(pool, "sys", _FakePython())
+    monkeypatch.setattr(pool, "_IDLE", pool._IdleWorkers())
+    starts: list[int] = []
+    start = pool._Worker._start
+
+    def counted(worker: pool._Worker) -> None:
+        starts.append(1)
+        start(worker)
+
+    monkeypatch.setattr(pool._Worker, "_start", counted)
+
+    def ask(**job: object) -> dict:
+        ((_, answer),) = pool.run_jobs([job], timeout_s=20, n_processes=1, keep=True)
+        return answer
+
+    pool.warm_up_worker()
+    deadline = time.monotonic() + 10
+    while pool._IDLE.is_empty and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert ask(files={"a.py": [1, 1]}) == {"files": {"a.py": [1, 1]}}
+    assert ask(files={"a.py": [1, 1], "b.py": [1, 1]}) and len(starts) == 1
+    assert ask(files={"b.py": [1, 2]}) and len(starts) == 2, "it had loaded another b.py"
+    assert "code 7" in str(ask(die=True)) and pool._IDLE.is_empty, "a dead one is not kept"
+    assert ask() == {} and len(starts) == 3
+    pool._IDLE.clear()
+
+
+def test_an_unknown_architecture_gets_the_compilers_words(monkeypatch) -> None:
+    """As an older triton would answer for a newer GPU."""
+    unknown = replace(TARGETS["sm_100"], name="sm_999", arch=999)
+    monkeypatch.setitem(TARGETS, "sm_999", unknown)
+    with pytest.raises(CompileError) as caught:
+        compiled.compile_config(DECAY, "sm_999", cache=Cache(None))
+    assert caught.value.kind == "compiler" and "decay on sm_999" in str(caught.value)
+    assert len(str(caught.value)) > 60
+
+
 class _FakePython:
     """`sys` for the pool: its executable ignores what it is to run and echoes jobs."""
 
