@@ -11,6 +11,7 @@ eighth of the others' rate; an RTX 4090 its memory.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -111,6 +112,51 @@ def backward_cost(
         fmas=steps * channels * (12 * states + 2 * rank + 16),
         exps=steps * channels * (states + 2),
         serial_steps=2 * length,
+    )
+
+
+@dataclass(frozen=True)
+class CostParts:
+    """A cost as numbers of one image: `bytes = batch * (activations * width + bytes) + once`, the
+    others times the batch. Fractions are of states stored once in `STORED_EVERY` steps."""
+
+    activations: float  # numbers in the activation's type, `width` bytes each
+    bytes: float  # further bytes
+    once: float  # bytes however many images there are: the parameters
+    flops: float
+    fmas: float
+    exps: float
+
+
+def parts(
+    cost: Callable[..., ScanCost],
+    sequences: int,
+    length: int,
+    channels: int,
+    states: int,
+    rank: int = 0,
+) -> CostParts:
+    """Parts of `forward_cost` or `backward_cost`, from its values at two batches and two widths.
+
+    The batches are multiples of `STORED_EVERY`, where no byte of the stored states is rounded away;
+    at any other batch the cost is the rebuilt one, rounded down.
+    """
+    few, many = STORED_EVERY, 2 * STORED_EVERY
+
+    def at(batch: int, width: int) -> ScanCost:
+        return cost(batch, sequences, length, channels, states, rank, width)
+
+    def of_image(width: int) -> float:
+        return (at(many, width).bytes - at(few, width).bytes) / (many - few)
+
+    one, activations = at(few, 1), of_image(2) - of_image(1)
+    return CostParts(
+        activations=activations,
+        bytes=of_image(1) - activations,
+        once=float(2 * one.bytes - at(many, 1).bytes),
+        flops=one.flops / few,
+        fmas=one.fmas / few,
+        exps=one.exps / few,
     )
 
 

@@ -32,7 +32,8 @@ class Gpu:
 
 # Results for each clock and multiprocessor: CUDA C++ Programming Guide, table "Throughput of Native
 # Arithmetic Instructions" (float32 add, multiply, multiply-add: 64 for compute capability 8.0, 128
-# for 8.9 and 9.0; exp2 on the special-function unit: 16 for all three).
+# for 8.6, 8.9 and 9.0; exp2 on the special-function unit: 16 for all four).
+# Left out: a B200, of which NVIDIA's own pages give 7.7 and 8 TB/s, 75 and 80 TFLOP/s.
 _CUDA = "CUDA C++ Programming Guide, arithmetic throughput"
 GPUS: dict[str, Gpu] = {
     gpu.name: gpu
@@ -48,6 +49,17 @@ GPUS: dict[str, Gpu] = {
             16,
             f"NVIDIA H100 datasheet (SXM5, 80 GB HBM3); {_CUDA} 9.0",
         ),
+        # The H100's chip with faster memory: 67 TFLOP/s float32.
+        Gpu(
+            "H200 SXM",
+            "sm_90",
+            4.8e12,
+            132,
+            1.98e9,
+            128,
+            16,
+            f"NVIDIA H200 datasheet (SXM, 141 GB HBM3e); {_CUDA} 9.0",
+        ),
         # 19.5 TFLOP/s float32 = 108 SMs * 64 * 2 * 1.41 GHz.
         Gpu(
             "A100 80GB",
@@ -59,6 +71,17 @@ GPUS: dict[str, Gpu] = {
             16,
             f"NVIDIA A100 datasheet (SXM4, 80 GB HBM2e); {_CUDA} 8.0",
         ),
+        # 91.6 TFLOP/s float32 = 142 SMs * 128 * 2 * 2.52 GHz.
+        Gpu(
+            "L40S",
+            None,
+            0.864e12,
+            142,
+            2.52e9,
+            128,
+            16,
+            f"NVIDIA L40S datasheet (48 GB GDDR6, 18,176 CUDA cores); {_CUDA} 8.9",
+        ),
         # 82.6 TFLOP/s float32 = 128 SMs * 128 * 2 * 2.52 GHz.
         Gpu(
             "RTX 4090",
@@ -69,6 +92,17 @@ GPUS: dict[str, Gpu] = {
             128,
             16,
             f"NVIDIA Ada GPU architecture whitepaper (24 GB GDDR6X); {_CUDA} 8.9",
+        ),
+        # 35.6 TFLOP/s float32 = 82 SMs * 128 * 2 * 1.695 GHz.
+        Gpu(
+            "RTX 3090",
+            None,
+            0.936e12,
+            82,
+            1.695e9,
+            128,
+            16,
+            f"NVIDIA Ampere GA102 GPU architecture whitepaper (24 GB GDDR6X); {_CUDA} 8.6",
         ),
         # 163.4 TFLOP/s float32 = 304 CUs * 128 * 2 * 2.1 GHz, with packed instructions only. A
         # transcendental takes four times as long as a plain instruction: 4 SIMDs of 16 lanes give

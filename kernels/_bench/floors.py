@@ -11,8 +11,11 @@ from kernels.cost import ScanCost, floors
 # What the driver calls the products of `kernels.gpus`. Others of the family have other rates.
 GPU_OF_DEVICE = {
     "NVIDIA H100 80GB HBM3": "H100 SXM",
+    "NVIDIA H200": "H200 SXM",
     "NVIDIA A100-SXM4-80GB": "A100 80GB",
+    "NVIDIA L40S": "L40S",
     "NVIDIA GeForce RTX 4090": "RTX 4090",
+    "NVIDIA GeForce RTX 3090": "RTX 3090",
     "AMD Instinct MI300X": "MI300X",
 }
 

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -66,15 +66,10 @@ class ScanInputs:
     def rank(self) -> int:
         return 0 if self.dt_weight is None else self.dt_weight.shape[2]
 
-    def tile(self, kernel: str) -> Tile:
-        target, device_name, _ = device_facts(self.x.device)
-        return tile_for(kernel, self.channels, self.states, self.x.dtype, target, device_name)
-
-    def n_blocks(self, tile: Tile) -> int:
-        return -(-self.channels // tile.channels)
-
-    def n_programs(self, tile: Tile) -> int:
-        return self.batch * self.plan.n_sequences * self.n_blocks(tile)
+    def launch_of(self, direction: str) -> Launch:
+        sequences, dtype = self.plan.n_sequences, self.x.dtype
+        sizes = ScanSizes(self.batch, sequences, self.channels, self.states, dtype)
+        return launch_of(direction, sizes, device_facts(self.x.device))
 
     def arguments(self) -> list[Any]:
         plan = self.plan
@@ -88,15 +83,77 @@ class ScanInputs:
         return [plan.n_tokens, plan.length, plan.n_sequences, self.channels, self.rank]
 
 
+class DeviceFacts(NamedTuple):
+    """What a launch needs to know of a device."""
+
+    target: str  # of the tile table: "cuda:90", "hip:gfx942", "interpreter"
+    name: str | None  # as the driver has it, for tiles measured on it
+    multiprocessors: int
+
+
 @lru_cache(maxsize=16)
-def device_facts(device: torch.device) -> tuple[str, str | None, int]:
-    """Target of the tile table, the device's name, its number of multiprocessors."""
+def device_facts(device: torch.device) -> DeviceFacts:
+    """The facts of a device that is here."""
     if device.type != "cuda":
-        return "interpreter", None, 1
+        return DeviceFacts("interpreter", None, 1)
     facts = torch.cuda.get_device_properties(device)
+    target = f"cuda:{facts.major}{facts.minor}"
     if torch.version.hip:
-        return f"hip:{facts.gcnArchName.partition(':')[0]}", facts.name, facts.multi_processor_count
-    return f"cuda:{facts.major}{facts.minor}", facts.name, facts.multi_processor_count
+        target = f"hip:{facts.gcnArchName.partition(':')[0]}"
+    return DeviceFacts(target, facts.name, facts.multi_processor_count)
+
+
+@dataclass(frozen=True)
+class ScanSizes:
+    """What of a scan decides how it is launched. `channels` are those of one sequence."""
+
+    batch: int
+    sequences: int
+    channels: int
+    states: int
+    dtype: torch.dtype  # of the activations
+
+
+@dataclass(frozen=True)
+class Launch:
+    """The kernel of a scan, its tile and the size of its one-dimensional grid.
+
+    Program `row * n_blocks + block` takes a block of channels of row `batch * sequences +
+    sequence`, see `kernels/_triton/device.py:place_of_program`.
+    """
+
+    kernel: str  # "steps_forward"
+    tile: Tile
+    n_blocks: int
+    n_programs: int
+
+    @property
+    def regime(self) -> str:
+        return self.kernel.partition("_")[0]
+
+
+def launch_of(direction: str, sizes: ScanSizes, device: DeviceFacts) -> Launch:
+    """What is launched for the "forward" or the "backward" pass of a scan on a device.
+
+    Needs neither tensors nor the device. The kernels that go step by step run where sequences and
+    channel blocks alone fill it, `batch * sequences * channel blocks >= 2 * multiprocessors` with
+    the blocks of steps_forward: on an H100 (132) from batch 22 on for 96 channels in 4 sequences,
+    from batch 6 on for 384.
+    """
+    regime = _forced_regime.get()
+    if regime is None:
+        _, _, multiprocessors = device
+        steps = _launch("steps_forward", sizes, device)
+        is_full = steps.n_programs >= PROGRAMS_PER_PROCESSOR * multiprocessors
+        regime = "steps" if is_full else "chunks"
+    return _launch(f"{regime}_{direction}", sizes, device)
+
+
+def _launch(kernel: str, sizes: ScanSizes, device: DeviceFacts) -> Launch:
+    target, name, _ = device
+    tile = tile_for(kernel, sizes.channels, sizes.states, sizes.dtype, target, name)
+    n_blocks = -(-sizes.channels // tile.channels)
+    return Launch(kernel, tile, n_blocks, sizes.batch * sizes.sequences * n_blocks)
 
 
 def is_interpreted() -> bool:
@@ -105,17 +162,8 @@ def is_interpreted() -> bool:
 
 
 def regime_of(inputs: ScanInputs) -> str:
-    """ "steps" where sequences and channel blocks alone fill the device, else "chunks".
-
-    That is where batch * sequences * channel blocks >= 2 * multiprocessors: on an H100 (132) from
-    batch 22 on for 96 channels in 4 sequences, from batch 6 on for 384.
-    """
-    forced = _forced_regime.get()
-    if forced is not None:
-        return forced
-    _, _, processors = device_facts(inputs.x.device)
-    programs = inputs.n_programs(inputs.tile("steps_forward"))
-    return "steps" if programs >= PROGRAMS_PER_PROCESSOR * processors else "chunks"
+    """ "steps" or "chunks": what the launches of these inputs take, see `launch_of`."""
+    return inputs.launch_of("forward").regime
 
 
 @contextmanager
@@ -143,8 +191,8 @@ def scan_forward(
     Outputs lie like x, or per step `[B, K, L, C]` in float32 where tokens are read several times.
     """
     plan, x = inputs.plan, inputs.x
-    kernel = f"{regime_of(inputs)}_forward"
-    tile = inputs.tile(kernel)
+    chosen = inputs.launch_of("forward")
+    kernel, tile = chosen.kernel, chosen.tile
     per_row = (inputs.batch, plan.n_sequences)
     y = outputs(inputs, torch.float32 if plan.is_sum else x.dtype)
     shape = checkpoints_shape(*per_row, plan.length, inputs.channels, inputs.states)
@@ -156,7 +204,7 @@ def scan_forward(
         kernel, tile, inputs.states, inputs.rank, plan.kind, plan.is_sum, inputs.softplus
     )
     arguments = [*inputs.arguments(), y, checkpoints if keep else None, last, *inputs.sizes()]
-    launch(kernel, tile, inputs.n_programs(tile), arguments, fixed)
+    launch(kernel, tile, chosen.n_programs, arguments, fixed)
     return y, checkpoints, last
 
 
@@ -192,9 +240,9 @@ def scan_backward(inputs: ScanInputs, checkpoints: Tensor, grad_y: Tensor) -> Sc
     needs their memory. Everything else is the same in every run.
     """
     plan, x = inputs.plan, inputs.x
-    kernel = f"{regime_of(inputs)}_backward"
-    tile = inputs.tile(kernel)
-    n_blocks, n_programs = inputs.n_blocks(tile), inputs.n_programs(tile)
+    chosen = inputs.launch_of("backward")
+    kernel, tile = chosen.kernel, chosen.tile
+    n_blocks, n_programs = chosen.n_blocks, chosen.n_programs
     sharing = ALONE
     if n_blocks > 1:
         sharing = PARTIAL if torch.are_deterministic_algorithms_enabled() else ATOMIC

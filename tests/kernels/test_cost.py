@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
+import pytest
+
 from kernels import scan_order
-from kernels.cost import backward_cost, convention_flops, forward_cost, order_cost
+from kernels.cost import backward_cost, convention_flops, forward_cost, order_cost, parts
 
 
 def test_cost_of_one_step_by_hand() -> None:
@@ -32,3 +37,25 @@ def test_pads_are_steps() -> None:
     order = scan_order("es2d", 7, 7)
     cost = order_cost(order, batch=1, channels=8, states=16, rank=1)
     assert cost == forward_cost(1, 4, 16, 8, 16, rank=1)
+
+
+@pytest.mark.parametrize("cost", [forward_cost, backward_cost])
+def test_parts_rebuild_the_cost_exactly(cost) -> None:
+    """For any batch and width; a byte of the stored states is rounded away only at the end."""
+    draw = np.random.default_rng(7)
+    for _ in range(200):
+        sequences, length, channels, states = draw.integers(1, (65, 4000, 400, 40)).tolist()
+        rank, batch, width = draw.integers(0, (13, 300, 3)).tolist()
+        batch, width = batch + 1, 2**width
+        part = parts(cost, sequences, length, channels, states, rank)
+        whole = cost(batch, sequences, length, channels, states, rank, width)
+        moved = batch * (part.activations * width + part.bytes) + part.once
+        assert math.floor(moved) == whole.bytes and moved - whole.bytes < 1
+        rebuilt = tuple(batch * value for value in (part.flops, part.fmas, part.exps))
+        assert rebuilt == (whole.flops, whole.fmas, whole.exps)
+
+
+def test_parts_of_the_forward_pass_by_hand() -> None:
+    part = parts(forward_cost, 4, 196, 192, 16, rank=6)
+    assert part.activations == 4 * 196 * (2 * 192 + 6 + 2 * 16)
+    assert part.bytes == 0 and part.once == 4 * 4 * 192 * (16 + 6 + 2)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from kernels._bench.floors import GPU_OF_DEVICE
+from kernels.compiled import TARGETS
 from kernels.cost import Floors, ScanCost, backward_cost, floors, forward_cost
 from kernels.gpus import GPUS
 
@@ -37,7 +39,15 @@ def test_floors_are_those_of_the_table(gpu, shape, expected) -> None:
 
 @pytest.mark.parametrize(
     ("gpu", "tflops"),
-    [("H100 SXM", 67), ("A100 80GB", 19.5), ("RTX 4090", 82.6), ("MI300X", 163.4)],
+    [
+        ("H100 SXM", 67),
+        ("H200 SXM", 67),
+        ("A100 80GB", 19.5),
+        ("L40S", 91.6),
+        ("RTX 4090", 82.6),
+        ("RTX 3090", 35.6),
+        ("MI300X", 163.4),
+    ],
 )
 def test_rates_are_those_of_the_data_sheets(gpu: str, tflops: float) -> None:
     assert 2e-12 * GPUS[gpu].fma_per_s == pytest.approx(tflops, rel=0.01)
@@ -45,12 +55,20 @@ def test_rates_are_those_of_the_data_sheets(gpu: str, tflops: float) -> None:
     assert GPUS[gpu].source
 
 
+def test_every_gpu_that_a_driver_names_has_rates() -> None:
+    assert set(GPU_OF_DEVICE.values()) == set(GPUS)
+    assert {gpu.target for gpu in GPUS.values()} - {None} <= set(TARGETS)
+
+
 def test_the_limiter_is_named() -> None:
     limiters = {gpu: floors(es2d(128, *STAGE_1), gpu).limiter for gpu in GPUS}
     assert limiters == {
         "H100 SXM": "exp",
+        "H200 SXM": "exp",
         "A100 80GB": "FMA",
+        "L40S": "memory",
         "RTX 4090": "memory",
+        "RTX 3090": "exp",
         "MI300X": "exp",
     }
     assert "special-function unit" in floors(es2d(128, *STAGE_1), "H100 SXM").sentence
@@ -86,7 +104,7 @@ def test_fewer_stored_states_cost_fewer_bytes() -> None:
 
 
 def test_an_unknown_gpu_is_an_error() -> None:
-    with pytest.raises(ValueError, match="no rates are known for 'H1000'; GPUs are H100 SXM, A100"):
+    with pytest.raises(ValueError, match="no rates are known for 'H1000'; GPUs are H100 SXM, H200"):
         floors(es2d(1, *STAGE_1), "H1000")
 
 
