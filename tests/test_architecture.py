@@ -23,6 +23,8 @@ OURS = ("kernels", "models", "workbench", "app")
 DATA = (
     "workbench.results",
     "workbench.profiler_results",
+    "workbench.kernel_results",
+    "workbench.floors",
     "workbench.errors",
     "workbench.view",
     "workbench.training_log",
@@ -36,6 +38,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "workbench": ("models", "kernels", "workbench"),
     "workbench.results": (),
     "workbench.profiler_results": ("workbench.results",),
+    "workbench.kernel_results": ("workbench.results",),
+    "workbench.floors": ("workbench.kernel_results", "workbench.errors", "workbench.view"),
     "workbench.errors": (),
     "workbench.view": (),
     "workbench.training_log": ("workbench.errors",),
@@ -50,7 +54,11 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "workbench.files": (*DATA, "workbench.export", "workbench.report", "workbench.figures"),
     "workbench.runs": (*DATA, "workbench.export"),
     "workbench.perfetto": (*DATA, "workbench.settings"),
-    "workbench.security": (*DATA, "workbench.settings", "workbench.perfetto"),
+    "workbench.listings": (*DATA, "workbench.cache", "kernels"),
+    "workbench.security": (
+        *(*DATA, "workbench.settings", "workbench.perfetto"),
+        "workbench.listings",
+    ),
     "workbench.figures": (*DATA, "workbench.figures"),
     "workbench.analyses": ("models", "kernels", "workbench"),
     "workbench.ui": OURS,
@@ -88,7 +96,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
 # Command-line programs print; nothing else does.
 PRINTS = ("kernels.bench", "models.bench", "models.train", "models.evaluate", "models.ablations")
 PRINTS += ("workbench.cli", "workbench.bench_erf", "workbench.bench_attribution")
-PRINTS += ("workbench.cli_profile", "workbench.bench_trace")
+PRINTS += ("workbench.cli_profile", "workbench.cli_kernels", "workbench.bench_trace")
 
 
 def _module_name(path: Path) -> str:

@@ -90,12 +90,28 @@ def _profiler_lab(
     return found
 
 
+def _kernel_lab(
+    wb: Workbench, view: View, token: CancelToken | None, as_shown: bool
+) -> dict[str, Any]:
+    """Roofline with its measured points, the setting's floors, the token's cost and the kernel."""
+    lab = wb.kernel_lab
+    found: dict[str, Any] = {
+        "roofline": result_of(lab.roofline(view, token)),
+        "what_if": lab.what_if(view),
+        "kernel": result_of(lab.inspect(view, token)),
+    }
+    if wb.scan(view).has_scan:
+        found |= {f"token_{which}": lab.token(view, which) for which in ("a", "b")}
+    return found
+
+
 TABS = {
     "overview": _overview,
     "scan": _scan_lab,
     "erf": _erf_lab,
     "attribution": _attribution_lab,
     "profiler": _profiler_lab,
+    "kernels": _kernel_lab,
 }
 
 

@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench import cli_profile
+from workbench import cli_kernels, cli_profile
 from workbench.errors import BadInputError, WorkbenchError
 from workbench.files import FORMATS, result_files, save_files
+from workbench.kernel_results import InspectResult, TokenCost, WhatIfResult
 from workbench.profiler_results import SweepResult, TraceResult
 from workbench.progress import Pace, Progress
 from workbench.report import facts
@@ -48,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return cli_profile.compare_command(args)
         elif args.command == "scan" and args.probe:
             _probe(args)
+        elif args.command in cli_kernels.SUMMARIES:
+            _kernels(args)
         else:
             _analyse(args)
     except WorkbenchError as error:
@@ -89,16 +92,10 @@ def argument_parser() -> argparse.ArgumentParser:
             _add_erf_arguments(command)
         if name == "attribute":
             _add_attribution_arguments(command)
-        add("--out", type=Path, default=Path("runs"), metavar="DIR", help="folder (default runs)")
-        add(
-            "--format",
-            type=_formats,
-            default=("json", "npz", "png"),
-            help=f"comma-separated, of {', '.join(FORMATS)} (default json,npz,png)",
-        )
-        _add_shared(command)
+        _add_files(command)
     _add_training(commands)
     cli_profile.add_runs(commands)
+    cli_kernels.add_kernel_commands(commands, _add_files)
     info = commands.add_parser("info", help="what can be chosen: models, weights, scans, photos")
     _add_shared(info)
     return parser
@@ -225,6 +222,18 @@ def _add_training(commands: Any) -> None:
     )
 
 
+def _add_files(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--out", type=Path, default=Path("runs"), metavar="DIR", help="folder (default runs)")
+    add(
+        "--format",
+        type=_formats,
+        default=("json", "npz", "png"),
+        help=f"comma-separated, of {', '.join(FORMATS)} (default json,npz,png)",
+    )
+    _add_shared(command)
+
+
 def _add_shared(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--gallery", dest="gallery_dir", type=Path, metavar="DIR", help="add the photos of a folder"
@@ -302,6 +311,27 @@ def _probe(args: argparse.Namespace) -> None:
         print(path)
 
 
+def _kernels(args: argparse.Namespace) -> None:
+    """Results that need no photo: the cost model and the compiler."""
+    wb = _open(args)
+    try:
+        view = wb.resolve(cli_kernels.kernel_view(args, _model(wb, getattr(args, "model", ""))))
+        if getattr(args, "list", False):
+            cli_kernels.show_choices(wb, view.kern_target)
+            return
+        results = cli_kernels.kernel_results(wb, view, args, _last)
+        extra = {}
+        if args.command == "kernel" and args.listing:
+            extra = cli_kernels.listing_files(wb, results["kernel"], args.listing)
+    finally:
+        wb.leave()
+    _show(results)
+    for path in _write(args, results, f"{args.command}: {view.model}", None):
+        print(path)
+    for path in save_files(args.out, extra):
+        print(path)
+
+
 def _training(args: argparse.Namespace) -> None:
     """Runs of one picture are curves; a table of ablations has a picture of its own."""
     from workbench.figures.paper import png, svg
@@ -335,6 +365,12 @@ def _show(results: dict[str, Any]) -> None:
             cli_profile.show_sweep(result)
         elif isinstance(result, TraceResult):
             cli_profile.show_trace(result)
+        elif isinstance(result, WhatIfResult):
+            cli_kernels.show_what_if(result)
+        elif isinstance(result, InspectResult):
+            cli_kernels.show_kernel(result)
+        elif isinstance(result, TokenCost):
+            cli_kernels.show_tokens({name: result})
     print()
 
 
@@ -347,14 +383,19 @@ def _show_schemes(table: SchemeTableResult) -> None:
         print(f"  {row.scan:28} {reach:6.1f}% {jump:8} {flops:>8} {time:>8}")
 
 
-def _view(wb: LocalWorkbench, args: argparse.Namespace) -> View:
+def _model(wb: LocalWorkbench, text: str) -> str:
+    """The registry's name of "tiny"; "" is the default, another text stays for its error."""
     names = [choice.name for choice in wb.models()]
-    model = f"efficientvmamba_{args.model}" if args.model not in names else args.model
+    full = f"efficientvmamba_{text}"
+    return full if full in names else text or View().model
+
+
+def _view(wb: LocalWorkbench, args: argparse.Namespace) -> View:
     photo = args.image
     if all(known.id != photo for known in wb.photos.list()) and Path(photo).is_file():
         photo = wb.photos.add(Path(photo)).id
     return View(
-        model=model if model in names else args.model,
+        model=_model(wb, args.model),
         weights=args.weights,
         photo=photo,
         size=args.size,

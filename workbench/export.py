@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from workbench import __version__, profiler_results, results
+from workbench import __version__, kernel_results, profiler_results, results
 from workbench.errors import BadInputError
 
 SCHEMA = 2
@@ -246,7 +246,7 @@ def _load_one(name: str, members: Mapping[str, bytes]) -> Any:
             raise BadInputError(f"The archive lists {_short(name)!r} but holds no such result.")
     kinds = {
         k: v
-        for module in (results, profiler_results)
+        for module in (results, profiler_results, kernel_results)
         for k, v in vars(module).items()
         if isinstance(v, type) and dataclasses.is_dataclass(v) and v.__module__ == module.__name__
     }

@@ -11,8 +11,12 @@ import numpy as np
 
 from workbench.errors import BadInputError
 from workbench.export import pack, to_json, to_npz
+from workbench.figures.kernel_csv import roofline_csv, token_csv, what_if_csv
+from workbench.figures.kernel_floors import setting_of
 from workbench.figures.latex import erf_csv, faithfulness_rows, latex_rows
+from workbench.figures.paper_code import inspect_csv
 from workbench.figures.profiler_csv import comparison_csv, sweep_csv, sweep_latex, trace_csv
+from workbench.kernel_results import InspectResult, RooflineResult, TokenCost, WhatIfResult
 from workbench.profiler_results import RunComparison, SweepResult, TraceResult
 from workbench.report import batch_csv, html_report, scheme_csv
 from workbench.results import (
@@ -27,7 +31,7 @@ FORMATS = ("json", "npz", "png", "svg", "html", "zip", "csv", "npy", "tex")
 # Formats that some results only can have, and whose.
 SPECIAL = {
     "csv": "the table of schemes (add --compare or --all-schemes to `scan`), receptive fields, "
-    "a folder of attributions, sweeps, traces and comparisons of runs",
+    "a folder of attributions, sweeps, traces, comparisons of runs, rooflines and kernels",
     "npy": "receptive fields (`erf`) and attribution maps (`attribute --method`)",
     "tex": "receptive fields (`erf`), checks of a map (`attribute --faithfulness`) and sweeps",
 }
@@ -48,7 +52,8 @@ def save_files(folder: Path, files: Mapping[str, bytes]) -> Iterator[Path]:
 
 def tables(results: Mapping[str, Any]) -> dict[str, bytes]:
     """Files for a spreadsheet or a paper, by file name: of each table of schemes, folder of
-    attributions, check of a map, sweep, trace and comparison, and one of all receptive fields."""
+    attributions, check of a map, sweep, trace, comparison, roofline and kernel, and one of all
+    receptive fields."""
     found = {}
     for name, result in results.items():
         if isinstance(result, SchemeTableResult):
@@ -64,6 +69,16 @@ def tables(results: Mapping[str, Any]) -> dict[str, bytes]:
             found[f"{name}.csv"] = comparison_csv(result)
         elif isinstance(result, TraceResult):
             found |= {f"{name}_{table}.csv": data for table, data in trace_csv(result).items()}
+        elif isinstance(result, WhatIfResult):
+            found[f"{name}.csv"] = what_if_csv(result)
+        elif isinstance(result, InspectResult):
+            found[f"{name}.csv"] = inspect_csv(result)
+    roofline, what = results.get("roofline"), results.get("what_if")
+    if isinstance(roofline, RooflineResult) and isinstance(what, WhatIfResult):
+        found["roofline.csv"] = roofline_csv(roofline, setting_of(what))
+    tokens = {k[-1]: result for k, result in results.items() if isinstance(result, TokenCost)}
+    if tokens:
+        found["token.csv"] = token_csv(tokens)
     if fields := _fields(results):
         found |= {"erf.csv": erf_csv(fields), "erf.tex": latex_rows(fields).encode()}
     return found

@@ -25,6 +25,9 @@ from workbench.view import (
     SIZE_RULE,
     STAGES,
     TABS,
+    WHAT_BATCHES,
+    WHAT_SIZES,
+    WHAT_STEPS,
     View,
     is_size,
 )
@@ -66,11 +69,22 @@ PARAMETERS = {
     "steps": "prof_steps",
     "trace": "prof_trace",
     "runs": "prof_runs",
+    "kernel": "kern_a",
+    "gpu": "kern_target",
+    "kernel_b": "kern_b",
+    "gpu_b": "kern_target_b",
+    **{
+        name: name
+        for name in (
+            *("what_device", "what_size", "what_batch"),
+            *("what_step", "what_dtype", "what_passes"),
+        )
+    },
 }
 ALWAYS_WRITTEN = ("model", "weights", "image", "scan", "stage", "y", "x")
 NUMBERS = (
     *("size", "stage", "y", "x", "target", "images", "contrast", "block", "channel"),
-    *("batch", "steps"),
+    *("batch", "steps", "what_size", "what_batch", "what_step"),
 )
 SWITCHES = ("sanity",)  # 0 or 1
 LISTS = ("set", "nets", "runs")  # names with commas between; "none" for an empty list
@@ -191,6 +205,11 @@ def _problem(name: str, text: str) -> str:
         "axis": PROF_AXES,
         "passes": PROF_PASSES,
         "dtype": PROF_DTYPES,
+        "what_size": WHAT_SIZES,
+        "what_batch": WHAT_BATCHES,
+        "what_step": WHAT_STEPS,
+        "what_dtype": PROF_DTYPES,
+        "what_passes": PROF_PASSES,
         **dict.fromkeys(SWITCHES, (0, 1)),
     }
     if name in allowed and text not in map(str, allowed[name]):

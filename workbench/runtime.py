@@ -31,6 +31,7 @@ from workbench.choices import Header, ModelChoice, ScanChoice, WeightsChoice, ch
 from workbench.device import BACKEND_LABELS, DeviceLock, choose_device, device_label
 from workbench.erf_lab import ErfLab
 from workbench.errors import BadInputError, NotAvailableError
+from workbench.kernel_lab import KernelLab
 from workbench.photos import PhotoLibrary, Prepared, normalise, prepare
 from workbench.profiler_lab import ProfilerLab
 from workbench.progress import CancelToken, Progress
@@ -72,6 +73,7 @@ class Workbench:
         self.erf_lab = ErfLab(self)
         self.attribution_lab = AttributionLab(self)
         self.profiler_lab = ProfilerLab(self)
+        self.kernel_lab = KernelLab(self)
 
     def warm_up(self) -> None:
         """Compile the kernels, forward and backward: seconds on a fresh installation."""
@@ -122,7 +124,8 @@ class Workbench:
         y = rows // 2 if view.y is None else min(max(view.y, 0), rows - 1)
         x = columns // 2 if view.x is None else min(max(view.x, 0), columns - 1)
         view = self.erf_lab.resolve(replace(view, y=y, x=x))
-        return self.profiler_lab.resolve(self.attribution_lab.resolve(view))
+        view = self.profiler_lab.resolve(self.attribution_lab.resolve(view))
+        return self.kernel_lab.resolve(view)
 
     def describe(self, view: View) -> Header:
         """Model, weights, device and backend of a view in words."""

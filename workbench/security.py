@@ -197,6 +197,8 @@ class AddHeaders:
 
 def middleware(settings: Settings) -> list[Middleware]:
     """For `app_kwargs={"middleware": ...}`, outermost first."""
+    from workbench.listings import SHOWN, ServeListings  # loads torch
+
     viewer = read_viewer()
     return [
         Middleware(AddHeaders, viewer_policy=viewer.policy),
@@ -209,6 +211,7 @@ def middleware(settings: Settings) -> list[Middleware]:
             upload_bytes=_largest_file(settings) + BODY_MARGIN_BYTES,
         ),
         Middleware(ServePerfetto, files=trace_files(settings), viewer=viewer),
+        Middleware(ServeListings, listings=SHOWN),
     ]
 
 

@@ -11,7 +11,7 @@ SIZES = (64, 128, 224, 384, 512, 1024)
 SIZE_RULE = "multiple of 32 from 64 to 1024"
 FITS = ("crop", "whole")
 STAGES = (1, 2, 3, 4)
-TABS = ("overview", "scan", "erf", "attribution", "profiler")
+TABS = ("overview", "scan", "erf", "attribution", "profiler", "kernels")
 ERF_DEFINITIONS = ("mass", "replknet", "vmamba", "openerf")
 ERF_GATES = ("live", "frozen")
 ERF_SCALES = ("log", "linear", "power")
@@ -22,6 +22,11 @@ PROF_PASSES = ("forward", "train")
 PROF_DTYPES = ("float32", "bfloat16", "float16")
 MAX_PROF_BATCH = 256
 MAX_PROF_STEPS = 50
+# Of the cost model's sliders.
+WHAT_SIZES = (64, 96, 128, 160, 224, 320, 384, 512, 768, 1024)
+WHAT_STEPS = (1, 2, 3, 4, 5, 6, 7, 8)
+WHAT_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+HERE = "here"  # the device on which the workbench runs, with measured rates
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,11 @@ class View:
     and a trace of `prof_steps` steps, forward or with the backward pass ("train"), with
     `prof_batch` images of `prof_dtype`. `prof_trace` is the token of a trace that was brought, ""
     for one recorded here; `prof_runs` are the ids of at most two kept runs that are compared.
+
+    The kernels tab, the profiler's second half: the configuration `kern_a` for `kern_target`, by
+    name, and `kern_b` for `kern_target_b` beside it ("" for none, and for the same target). The
+    cost model's setting: `what_batch` images of `what_size` input pixels in `what_dtype` on
+    `what_device` ("here" for this machine), ES2D with `what_step`, and `what_passes`.
     """
 
     model: str = "efficientvmamba_tiny"
@@ -85,6 +95,16 @@ class View:
     prof_steps: int = 6
     prof_trace: str = ""
     prof_runs: tuple[str, ...] = ()
+    kern_a: str = "steps_forward-map-rank16-bf16-32x1x1"
+    kern_target: str = "sm_90"
+    kern_b: str = ""
+    kern_target_b: str = ""
+    what_device: str = "H100 SXM"
+    what_size: int = 224
+    what_batch: int = 128
+    what_step: int = 2
+    what_dtype: str = "bfloat16"
+    what_passes: str = "forward"
 
     def with_focus(self, stage: int, y: int | None, x: int | None) -> View:
         return replace(self, stage=stage, y=y, x=x)

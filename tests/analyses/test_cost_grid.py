@@ -14,10 +14,11 @@ from models import create_model
 from models.layers import ES2D
 from models.registry import list_models, model_spec
 from workbench.analyses import cost_grid as grids
-from workbench.analyses.cost_grid import cost_grid, floor_row, published_rates, what_if
+from workbench.analyses.cost_grid import cost_grid, published_rates, what_if
 from workbench.analyses.maps import stage_shape
 from workbench.choices import scan_choices
 from workbench.errors import BadInputError, NotAvailableError
+from workbench.floors import WIDTHS
 from workbench.kernel_results import CostGrid, Rates
 from workbench.results import UNKNOWN
 from workbench.view import WHAT_SIZES
@@ -69,12 +70,13 @@ def test_floors_are_those_of_the_cost_model(grid: CostGrid, passes: str, dtype: 
                         side = grids.map_side(size, stage)
                         order = scan_order(scan, side, side)
                         shape = (batch, order.n_sequences, order.length, grid.channels[i],
-                                 grid.states, grid.ranks[i], grids.WIDTHS[dtype])  # fmt: skip
+                                 grid.states, grid.ranks[i], WIDTHS[dtype])  # fmt: skip
                         whole = cost.forward_cost(*shape)
                         if passes == "train":
                             whole += cost.backward_cost(*shape)
                         expected = cost.floors(whole, rates.device)
-                        row = floor_row(grid, scan, stage, passes, size, batch, dtype, rates)
+                        setting = (size, batch, dtype, passes, scan, scan)
+                        row = what_if(grid, rates.device, *setting).rows[i]
                         assert (row.bytes, row.flops, row.fmas, row.exps) == (
                             *(whole.bytes, whole.flops),
                             *(whole.fmas, whole.exps),
@@ -85,15 +87,13 @@ def test_floors_are_those_of_the_cost_model(grid: CostGrid, passes: str, dtype: 
                         assert row.seconds == pytest.approx(expected.seconds, rel=1e-12)
                         assert row.limiter == expected.limiter
                         assert (row.sequences, row.length) == order.index.shape
-                        assert row.depth == order.length * (1 + (passes == "train"))
+                        assert row.depth == whole.serial_steps
 
 
 def test_what_if_by_hand(grid: CostGrid) -> None:
     found = what_if(grid, "H100 SXM", 224, 128, *SETTING, A, B)
-    rows = [floor_row(grid, scan, stage, "forward", 224, 128, "bfloat16", found.device)
-            for scan in (A, B) for stage in (1, 2)]  # fmt: skip
-    assert found.rows == tuple(rows)
-    times = [max(row.seconds, 5e-6) for row in rows]
+    assert [(row.scan, row.stage) for row in found.rows] == [(A, 1), (A, 2), (B, 1), (B, 2)]
+    times = [max(row.seconds, 5e-6) for row in found.rows]
     assert found.ratio == pytest.approx(
         (2 * times[2] + 2 * times[3]) / (2 * times[0] + 2 * times[1])
     )

@@ -19,6 +19,7 @@ from workbench.settings import Settings
 quiet_environment()
 ENDPOINTS = {"/info", "/predict", "/scan", "/schemes", "/erf", "/attribution", "/profile"}
 ENDPOINTS |= {"/export", "/sweep", "/trace", "/runs", "/compare"}
+ENDPOINTS |= {"/what_if", "/roofline", "/token", "/kernel"}
 TEST_MODEL = {"model": "efficientvmamba_test", "weights": "random", "size": 128}
 
 
@@ -346,6 +347,27 @@ def test_a_trace_is_recorded_or_brought(client) -> None:
     assert "trace" in fails(client, "/trace", trace=f"data:text/html;base64,{bad}")
 
 
+def test_floors_tokens_and_kernels(client) -> None:
+    info = client.predict(api_name="/info")
+    assert "H100 SXM" in [gpu["device"] for gpu in info["gpus"]] and "sm_90" in info["gpu_targets"]
+    model = {"model": "efficientvmamba_test"}
+    floors = client.predict(**model, what_batch=128, api_name="/what_if")
+    assert floors["ratio"] > 3 and {row["scan"] for row in floors["rows"]} == {
+        "es2d:step=2",
+        "ss2d",
+    }
+    small = {"what_size": 64, "what_batch": 1, "what_device": "here", "what_dtype": "float32"}
+    found = client.predict(**model, **small, formats="csv", api_name="/roofline")
+    assert found["measured"][0]["p50_ms"] > 0 and found["what_if"]["device"]["kind"] == "measured"
+    assert "roofline.csv" in found["files"]
+    token = client.predict(**TEST_MODEL, stage=1, y=2, x=3, formats="csv", api_name="/token")
+    assert token["b"]["exps"] == 4 * token["a"]["exps"] and "token.csv" in token["files"]
+    kernel = client.predict(gpu="sm_80", listing="ptx", formats="csv,png", api_name="/kernel")
+    assert kernel["a"]["target"] == "sm_80" and kernel["a"]["registers"] > 0
+    assert "ex2.approx" in "".join(line["text"] for line in kernel["listing"]["lines"])
+    assert {"kernel.csv", "kernel.png"} <= set(kernel["files"])
+
+
 def test_a_photo_as_data_uri(client) -> None:
     buffer = io.BytesIO()
     Image.fromarray(np.full((90, 70, 3), 40, np.uint8)).save(buffer, "PNG")
@@ -360,6 +382,12 @@ def test_a_photo_as_data_uri(client) -> None:
         ("/predict", {"model": "resnet18"}, "efficientvmamba_tiny"),
         ("/predict", {"model": "/etc/passwd"}, "efficientvmamba_tiny"),
         ("/sweep", {"axis": "colour"}, "size, batch"),
+        ("/what_if", {"what_device": "abacus"}, "H100 SXM"),
+        ("/roofline", {"what_batch": 7}, "128"),
+        ("/token", {"stage": 3}, "no scan"),
+        ("/kernel", {"kernel": "os.system"}, "kernel"),
+        ("/kernel", {"gpu": "sm_1"}, "sm_90"),
+        ("/kernel", {"listing": "/etc/passwd"}, "ptx"),
         ("/sweep", {"values": "64,big"}, "whole numbers"),
         ("/sweep", {"batch": 0}, "from 1 to"),
         ("/trace", {"steps": 1000}, "from 1 to"),

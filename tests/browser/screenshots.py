@@ -25,6 +25,7 @@ README = {
     "erf.png": "?tab=erf&image=coffee&stage=2&y=11&x=17&nets=scan,timm:tf_efficientnet_lite0",
     "attribution.png": "?tab=attribution&image=rocket&stage=2&beside=scan",
     "profiler.png": "?tab=profiler&stage=1",
+    "kernels.png": "?tab=kernels&stage=1&kernel_b=steps_forward-map-rank16-fp32-32x1x1",
 }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from models.layers import D_STATE
 from models.registry import ModelSpec, model_spec
 from workbench.analyses.maps import stage_shape
 from workbench.errors import BadInputError, NotAvailableError
+from workbench.floors import LIMITERS, PASSES, WIDTHS, floors, known_rates, position
 from workbench.kernel_results import COST_VALUES, CostGrid, FloorRow, Rates, WhatIfResult
 from workbench.results import Provenance
 
@@ -29,9 +30,8 @@ DEFINITION = (
     "given; a scan takes no less than starting a kernel"
 )
 SCAN_STAGES = (1, 2)  # of the released networks; the others are convolutions
-WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes of an activation
 COSTS = {"forward": forward_cost, "backward": backward_cost}
-PASSES = {"forward": ("forward",), "train": ("forward", "backward")}
+FLOOR_VALUES = ("bytes", "flops", "fmas", "exps", "memory_s", "fma_s", "exp_s")
 
 
 class ScanShape(NamedTuple):
@@ -152,59 +152,6 @@ def published_rates() -> tuple[Rates, ...]:
     )
 
 
-def floor_row(
-    grid: CostGrid,
-    scan: str,
-    stage: int,
-    passes: str,
-    size: int,
-    batch: int,
-    dtype: str,
-    rates: Rates,
-) -> FloorRow:
-    """One scan of a stage on a device; `passes` is "forward" or "train".
-
-    BadInputError for what is not in the grid. `depth` counts one chain of steps for each pass:
-    a backward pass that also computes states anew has them twice (`kernels.cost`).
-    """
-    check_setting(batch, dtype, passes)
-    at = (
-        _position("scheme", scan, grid.schemes),
-        _position("input size", size, grid.sizes),
-        _position("stage", stage, grid.stages),
-    )
-    listed = PASSES[passes]
-    values = sum(grid.values[(*at, grid.passes.index(name))] for name in listed)
-    part = dict(zip(COST_VALUES, np.asarray(values).tolist(), strict=True))
-    moved = batch * (part["activations"] * WIDTHS[dtype] + part["bytes"]) + part["once"]
-    fmas, exps = batch * part["fmas"], batch * part["exps"]
-    times = {
-        "memory": moved / rates.memory_bytes_per_s,
-        "FMA": fmas / rates.fma_per_s,
-        "exp": exps / rates.exp_per_s,
-    }
-    limiter = max(times, key=times.__getitem__)
-    seconds = times[limiter]
-    length = int(grid.length[at])
-    return FloorRow(
-        scan=scan,
-        stage=stage,
-        passes=passes,
-        sequences=int(grid.sequences[at]),
-        length=length,
-        depth=length * len(listed),
-        bytes=moved,
-        flops=batch * part["flops"],
-        fmas=fmas,
-        exps=exps,
-        memory_s=times["memory"],
-        fma_s=times["FMA"],
-        exp_s=times["exp"],
-        seconds=seconds,
-        limiter="launch latency" if seconds < rates.launch_s else limiter,
-    )
-
-
 def what_if(
     grid: CostGrid,
     device: str,
@@ -220,18 +167,28 @@ def what_if(
     `ratio` is of all scans of the network, each stage times its blocks, a scan taking no less than
     starting a kernel. BadInputError for what is not in the grid.
     """
-    rates = grid.devices[_position("device", device, tuple(r.device for r in grid.devices))]
-    setting = (passes, size, batch, dtype, rates)
-    rows = [floor_row(grid, scan, stage, *setting) for scan in (scan_a, scan_b)
-            for stage in grid.stages]  # fmt: skip
-    n = len(grid.stages)
-    a, b = (
-        sum(
-            blocks * max(row.seconds, rates.launch_s)
-            for blocks, row in zip(grid.blocks, half, strict=True)
+    check_setting(batch, dtype, passes)
+    rates = known_rates(grid, {"device": device})
+    setting = {"size": size, "batch": batch, "dtype": dtype, "passes": passes}
+    found = floors(grid, rates, setting)
+    schemes = [position("scheme", scan, grid.schemes) for scan in (scan_a, scan_b)]
+    at = position("size", size, grid.sizes)
+    rows = tuple(
+        FloorRow(
+            scan=grid.schemes[i],
+            stage=stage,
+            passes=passes,
+            sequences=int(grid.sequences[i, at, j]),
+            length=int(grid.length[i, at, j]),
+            depth=int(found.depth[i, j]),
+            limiter=LIMITERS[found.limiter[i, j]],
+            seconds=float(found.floor_s[i, j]),
+            **{name: float(getattr(found, name)[i, j]) for name in FLOOR_VALUES},
         )
-        for half in (rows[:n], rows[n:])
+        for i in schemes
+        for j, stage in enumerate(grid.stages)
     )
+    a, b = (found.network("least_s", scheme, grid.blocks) for scheme in schemes)
     return WhatIfResult(
         provenance=grid.provenance,
         device=rates,
@@ -241,24 +198,14 @@ def what_if(
         passes=passes,
         scan_a=scan_a,
         scan_b=scan_b,
-        rows=tuple(rows),
+        rows=rows,
         ratio=b / a,
     )
 
 
 def check_setting(batch: int, dtype: str, passes: str) -> None:
     """Raise `BadInputError` unless it is a batch, a type and passes that the model knows."""
-    _position("type", dtype, tuple(WIDTHS))
-    _position("passes", passes, tuple(PASSES))
+    position("type", dtype, tuple(WIDTHS))
+    position("passes", passes, tuple(PASSES))
     if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
         raise BadInputError(f"The batch is {batch!r}. It must be a whole number of at least 1.")
-
-
-def _position(kind: str, value: Any, allowed: tuple[Any, ...]) -> int:
-    """Index of `value`; BadInputError names what there is instead."""
-    if value not in allowed:
-        listed = ", ".join(map(str, allowed))
-        raise BadInputError(
-            f"The cost model has no {kind} {value!r} here. Choose one of: {listed}."
-        )
-    return allowed.index(value)

@@ -23,13 +23,14 @@ from kernels.cost import LAUNCH_S
 from kernels.rates import measure
 from kernels.scan_order import ScanOrder
 from workbench.analyses.clocks import Clocks
-from workbench.analyses.cost_grid import check_setting, floor_row, map_side
+from workbench.analyses.cost_grid import check_setting, map_side
 from workbench.analyses.environment import available_bytes
 from workbench.analyses.gate import one_thread
 from workbench.analyses.sweep import PROBLEMS, status_of
 from workbench.analyses.sweep_subject import DTYPES, TOLERANCES, WrongOutputError
 from workbench.device import device_label
 from workbench.errors import CancelledError
+from workbench.floors import position
 from workbench.kernel_results import CostGrid, MeasuredScan, Rates, RooflineResult
 from workbench.progress import CancelToken, Pace, Progress
 
@@ -166,8 +167,9 @@ def _sizes(
     grid: CostGrid, scan: str, stage: int, size: int, batch: int, dtype: str, passes: str
 ) -> AloneSizes:
     """What a point measures; BadInputError for what is not in the grid."""
-    row = floor_row(grid, scan, stage, passes, size, batch, dtype, grid.devices[0])
-    side, at = map_side(size, row.stage), grid.stages.index(row.stage)
+    position("scheme", scan, grid.schemes)
+    position("size", size, grid.sizes)
+    side, at = map_side(size, stage), position("stage", stage, grid.stages)
     return AloneSizes(
         order=scan_order(scan, side, side),
         batch=batch,

@@ -20,8 +20,9 @@ from kernels._triton.tiles import CHECKPOINT, padded_rank
 from kernels.compiled import TARGETS, CompiledKernel
 from kernels.cost import forward_cost, parts
 from kernels.gpus import GPUS, Gpu
-from workbench.analyses.cost_grid import WIDTHS, check_setting
+from workbench.analyses.cost_grid import check_setting
 from workbench.errors import BadInputError
+from workbench.floors import WIDTHS
 from workbench.kernel_results import TokenCost, TokenVisit
 from workbench.results import Provenance
 

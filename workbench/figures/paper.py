@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from workbench.figures.attribution import PATHS, per_area
 from workbench.figures.erf_maps import TONES
+from workbench.figures.kernel_floors import setting_of
 from workbench.figures.paper_attribution import (
     attention_figure,
     evidence_figure,
@@ -18,10 +19,12 @@ from workbench.figures.paper_attribution import (
     maps_figure,
     randomisation_figure,
 )
+from workbench.figures.paper_code import inspect_figure
 from workbench.figures.paper_erf import erf_figure, phases_figure
 from workbench.figures.paper_parts import above_the_footer, focus, footer, map_axes, png, svg
 from workbench.figures.paper_paths import paths_figure
 from workbench.figures.paper_profiler import comparison_figure, sweep_figure, trace_figure
+from workbench.figures.paper_roofline import roofline_figure, token_figure
 from workbench.figures.profile import stage_times
 from workbench.figures.theme import GROUP_COLOURS, LIGHT, percent, significant
 from workbench.labels import scan_label
@@ -66,6 +69,7 @@ def render(
         figures["attribution"] = attribution_figure(results["attribution"], rgb)
     figures |= _attribution_lab(results, rgb)
     figures |= _profiler_lab(results)
+    figures |= _kernel_lab(results)
     if "profile_a" in results and all(results[f"profile_{k}"].is_correct for k in "ab"):
         figures["profile"] = profile_figure(results["profile_a"], results["profile_b"])
     write = {"png": png, "svg": svg}[form]
@@ -98,6 +102,20 @@ def _profiler_lab(results: dict[str, Any]) -> dict[str, Figure]:
         found["trace"] = trace_figure(results["trace"])
     if "comparison" in results:
         found["comparison"] = comparison_figure(results["comparison"])
+    return found
+
+
+def _kernel_lab(results: dict[str, Any]) -> dict[str, Figure]:
+    found = {}
+    if "roofline" in results and "what_if" in results:
+        what = results["what_if"]
+        found["roofline"] = roofline_figure(
+            results["roofline"], what.scan_a, what.scan_b, setting_of(what)
+        )
+    if tokens := {slot: results[f"token_{slot}"] for slot in "ab" if f"token_{slot}" in results}:
+        found["token"] = token_figure(tokens)
+    if "kernel" in results:
+        found["kernel"] = inspect_figure(results["kernel"])
     return found
 
 

@@ -72,8 +72,9 @@ def has_gpu(result: TraceResult) -> bool:
     return result.kind != "cpu" or bool(result.kernels)
 
 
-def trace_panel(result: TraceResult, view_stage: int = 0) -> Json:
-    """Tables to switch between, search and sort; rows of stage `view_stage` are marked."""
+def trace_panel(result: TraceResult, view_stage: int = 0, view_block: int = 0) -> Json:
+    """Tables to switch between, search and sort; rows of stage `view_stage` are marked, and in it
+    those of block `view_block` (both from 1)."""
     gpu = has_gpu(result)
     tables = [
         _operators(result, gpu),
@@ -91,6 +92,7 @@ def trace_panel(result: TraceResult, view_stage: int = 0) -> Json:
             {"text": result.device or KINDS.get(result.kind, result.kind), "tone": "muted"},
         ],
         "stage": view_stage,
+        "block": view_block,
         "tables": tables,
         "colours": COLOURS,
         "sentence": _sentence(result, gpu),

@@ -1,4 +1,4 @@
-"""The HTTP API: twelve endpoints with stable names, each one function of names and numbers.
+"""The HTTP API: sixteen endpoints with stable names, each one function of names and numbers.
 
 Names come from the lists that `/info` returns; a scan may have any of its numbers, such as
 "windows:size=3,reverse=2". `image` is a gallery name or a photo as a data URI
@@ -27,6 +27,7 @@ from workbench.bundle import write_bundle
 from workbench.cli_profile import parse_values
 from workbench.errors import BadInputError, WorkbenchError
 from workbench.files import FORMATS, SPECIAL, result_files
+from workbench.kernel_results import WhatIfResult
 from workbench.photos import prepare
 from workbench.profiler_results import RunComparison
 from workbench.progress import result_of
@@ -92,6 +93,17 @@ PARAMETERS: dict[str, tuple[Any, Any]] = {  # name -> (type, default) of the pub
     "file": (str, ""),
     "a": (str, ""),
     "b": (str, ""),
+    "kernel": (str, DEFAULT.kern_a),
+    "gpu": (str, DEFAULT.kern_target),
+    "kernel_b": (str, DEFAULT.kern_b),
+    "gpu_b": (str, DEFAULT.kern_target_b),
+    "listing": (str, ""),
+    "what_device": (str, DEFAULT.what_device),
+    "what_size": (int, DEFAULT.what_size),
+    "what_batch": (int, DEFAULT.what_batch),
+    "what_step": (int, DEFAULT.what_step),
+    "what_dtype": (str, DEFAULT.what_dtype),
+    "what_passes": (str, DEFAULT.what_passes),
 }
 
 
@@ -211,7 +223,7 @@ def endpoint(fn: Callable[..., Any], *names: str) -> Callable[..., dict]:
 def add_api(wb: Workbench) -> None:
     """Register the endpoints; called inside the Blocks context."""
 
-    def view_of(image: str, **arguments: Any) -> View:
+    def view_of(image: str = DEFAULT.photo, **arguments: Any) -> View:
         """The view of parameters, which have the names that they have in a link."""
         fields = {permalink.PARAMETERS[name]: value for name, value in arguments.items()}
         return wb.resolve(View(photo=image_id(wb, image), **fields))
@@ -227,7 +239,8 @@ def add_api(wb: Workbench) -> None:
 
     def info() -> dict[str, Any]:
         """What can be asked for: models, their weights, scans, gallery photos, networks to compare
-        fields with, definitions of a field, attribution methods with their options, backends."""
+        fields with, definitions of a field, attribution methods with their options, backends, GPUs
+        with their published rates, targets to compile for ("" or why not)."""
         return {
             "models": wb.models(),
             "weights": {m.name: wb.weights(m.name) for m in wb.models()},
@@ -241,6 +254,8 @@ def add_api(wb: Workbench) -> None:
             "methods": METHODS,
             "methods_not_offered": NOT_OFFERED,
             "backends": kernels.backends(),
+            "gpus": wb.kernel_lab.devices(),
+            "gpu_targets": wb.kernel_lab.targets(),
             "device": wb.describe(View()).device_label,
         }
 
@@ -385,10 +400,57 @@ def add_api(wb: Workbench) -> None:
         a verdict."""
         return wb.profiler_lab.compare(a, b)
 
+    def what_if(**arguments: Any) -> WhatIfResult:
+        """Floors of ES2D with step `what_step` and of scheme `scan_b` by the cost model: time of
+        memory, multiply-adds and exponentials for each stage's scan on `what_device` (a GPU of
+        `/info`, or "here": this machine, measured), the limiter, and the ratio of both."""
+        return wb.kernel_lab.what_if(view_of(**arguments))
+
+    def roofline(formats: str, **arguments: Any) -> dict[str, Any]:
+        """The cost of every scheme at every size by the cost model, the rates of all devices, and
+        the scans of both schemes measured on this machine after a check against the reference.
+        With `formats`, such as "csv,png,svg", also "files": {name: base64}."""
+        wanted = listed_formats(formats, FORMATS)
+        view = view_of(**arguments)
+        results = {"roofline": result_of(wb.kernel_lab.roofline(view))}
+        results["what_if"] = wb.kernel_lab.what_if(view)
+        answer = plain(results["roofline"]) | {"what_if": results["what_if"]}
+        if wanted:
+            answer["files"] = files_of(view, results, wanted, "roofline")
+        return answer
+
+    def token(formats: str, **arguments: Any) -> dict[str, Any]:
+        """What token (y, x) costs in the kernel of `what_device` under both schemes: program ids,
+        bytes read and written, exponentials, FLOPs, instructions in the kernel's loops. With
+        `formats`, such as "csv,png", also "files": {name: base64}."""
+        wanted = listed_formats(formats, FORMATS)
+        view = view_of(**arguments)
+        results = {f"token_{which}": wb.kernel_lab.token(view, which) for which in ("a", "b")}
+        answer: dict[str, Any] = {name[-1]: result for name, result in results.items()}
+        if wanted:
+            answer["files"] = files_of(view, results, wanted, "token")
+        return answer
+
+    def kernel(listing: str, formats: str, **arguments: Any) -> dict[str, Any]:
+        """A Triton kernel compiled ahead of time for `gpu` (sm_80, sm_90, sm_100, gfx942), `kernel`
+        by the name of one of "choices", `kernel_b` beside it: registers, spills, shared memory,
+        occupancy, instructions, compile times; "others": the first on the other targets. `listing`:
+        also the text of a stage (source, ttir, ttgir, llir, ptx, sass, amdgcn) with the place of
+        each line. With `formats`, such as "csv,png", also "files": {name: base64}."""
+        wanted = listed_formats(formats, FORMATS)
+        view = view_of(**arguments)
+        result = result_of(wb.kernel_lab.inspect(view))
+        answer = plain(result)
+        if listing:
+            answer["listing"] = wb.kernel_lab.listing(result.a, listing)
+        if wanted:
+            answer["files"] = files_of(view, {"kernel": result}, wanted, "kernel")
+        return answer
+
     def export(nets: str, method: str, **arguments: Any) -> dict[str, str]:
-        """The panels of a tab, "overview", "scan", "erf", "attribution" or "profiler", as one zip
-        (JSON, npz, PNG; tables as CSV and LaTeX): {"name", "base64"}. `nets`: networks of the tab
-        "erf" beside the first."""
+        """The panels of a tab, "overview", "scan", "erf", "attribution", "profiler" or "kernels",
+        as one zip (JSON, npz, PNG; tables as CSV and LaTeX): {"name", "base64"}. `nets`: networks
+        of the tab "erf" beside the first."""
         arguments["nets"] = tuple(listed(nets))
         arguments["method"] = method or DEFAULT.attr_method
         with tempfile.TemporaryDirectory() as folder:
@@ -399,6 +461,9 @@ def add_api(wb: Workbench) -> None:
     lab = ("unit", "definition", "gates", "images", "scale")
     explained = ("target", "contrast", "method", "options", "beside", "block", "channel", "sanity")
     checks = ("evidence", "attention", "faithfulness", "formats")
+    on = ("what_device", "what_batch", "what_dtype")
+    floors = ("model", "scan_b", *on, "what_size", "what_step", "what_passes")
+    compiled = ("kernel", "gpu", "kernel_b", "gpu_b")
     for fn, names in (
         (info, ()),
         (predict, what),
@@ -414,11 +479,16 @@ def add_api(wb: Workbench) -> None:
         (trace, (*what, "passes", "batch", "steps", "trace", "formats")),
         (runs, ("search", "action", "run", "name", "file")),
         (compare, ("a", "b")),
+        (what_if, floors),
+        (roofline, (*floors, "formats")),
+        (token, (*what, "scan_b", "stage", "y", "x", *on, "formats")),
+        (kernel, (*compiled, "listing", "formats")),
         (
             export,
             (
                 *(*what, "scan_b", "stage", "y", "x", "scan_c", "tab"),
                 *(*lab, "nets", *explained),
+                *(*floors[2:], *compiled),
             ),
         ),
     ):

@@ -14,6 +14,7 @@ from workbench.runtime import Workbench
 from workbench.settings import Settings
 from workbench.ui import texts
 from workbench.ui.api import add_api
+from workbench.ui.components.kernels import KernelInspector, RooflineLab, TokenCosts
 from workbench.ui.components.plotly_panel import (
     AttributionMaps,
     BlockPaths,
@@ -26,6 +27,7 @@ from workbench.ui.components.plotly_panel import (
     Sidebox,
     Status,
     Story,
+    TabParts,
     static_files,
 )
 from workbench.ui.components.profiler import (
@@ -312,6 +314,11 @@ def _profiler_controls(handlers: Handlers, view: View) -> dict[str, Any]:
     return c
 
 
+def _parts_of_profiler(current: str) -> dict[str, Any]:
+    switch = TabParts(texts.profiler_parts(current), elem_classes="wb-tabswitch")
+    return {f"parts_{current}": switch}
+
+
 def _profiler_lab(stored: Stored, handlers: Handlers, view: View) -> dict[str, Any]:
     kinds = {
         "lab_prof_sweep": SweepLab,
@@ -319,8 +326,22 @@ def _profiler_lab(stored: Stored, handlers: Handlers, view: View) -> dict[str, A
         "lab_prof_timeline": TraceTimeline,
         "lab_prof_runs": RunsLab,
     }
-    c = _profiler_controls(handlers, view)
+    c = _parts_of_profiler("profiler") | _profiler_controls(handlers, view)
     with gr.Column(elem_id="wb-lab-prof"):
+        return c | {
+            name: kind(waiting_panel(name, TITLES[name]), elem_id=f"wb-{name}")
+            for name, kind in kinds.items()
+        }
+
+
+def _kernel_lab(stored: Stored, handlers: Handlers, view: View) -> dict[str, Any]:
+    kinds = {
+        "lab_kern_roof": RooflineLab,
+        "lab_kern_token": TokenCosts,
+        "lab_kern_code": KernelInspector,
+    }
+    c = _parts_of_profiler("kernels")
+    with gr.Column(elem_id="wb-lab-kern"):
         return c | {
             name: kind(waiting_panel(name, TITLES[name]), elem_id=f"wb-{name}")
             for name, kind in kinds.items()
@@ -333,6 +354,7 @@ LAYOUTS = {
     "erf": _erf_lab,
     "attribution": _attribution_lab,
     "profiler": _profiler_lab,
+    "kernels": _kernel_lab,
 }
 
 
@@ -405,7 +427,12 @@ def _events(handlers: Handlers, c: dict[str, Any]) -> None:
     c["lab_prof_runs"].save(handlers.export_run, [c["view"]], [c["download"]], **private).success(
         None, None, None, js=DOWNLOAD_JS, **private
     )
-    then_run(c["header"].pick(by_name(handlers.choose_tab), [c["view"]], controls_out, **quick))
+    for name in ("header", "parts_profiler", "parts_kernels"):
+        then_run(c[name].pick(by_name(handlers.choose_tab), [c["view"]], controls_out, **quick))
+    for name in ORDER["kernels"]:
+        then_run(
+            c[name].choose(by_name(handlers.choose_kernel), [c["view"]], controls_out, **quick)
+        )
     then_run(
         c["lab_schemes"].choose(by_name(handlers.choose_scheme), [c["view"]], controls_out, **quick)
     )

@@ -247,6 +247,35 @@ class Handlers:
             wanted = replace(view, prof_runs=())
         return self._controls(self._resolved(wanted, view))
 
+    def choose_kernel(self, view: View, event: gr.EventData) -> Updates:
+        """Another kernel in the inspector, or the sliders of the cost model let go."""
+        data = event._data or {}
+        wanted, lab = view, self.wb.kernel_lab
+        if data.get("do") == "kernel":
+            target = str(data.get("target") or view.kern_target)
+            target_b = str(data.get("target_b") or "")
+            a, b = str(data.get("a") or view.kern_a), str(data.get("b") or "")
+            # A tile that the new target does not offer gives way to the one that ships for it.
+            known = lab.targets()
+            wanted = replace(
+                view,
+                kern_a=lab.alike(a, target) if target in known else a,
+                kern_target=target,
+                kern_b=lab.alike(b, target_b or target) if (target_b or target) in known else b,
+                kern_target_b=target_b,
+            )
+        elif data.get("do") == "what":
+            wanted = replace(
+                view,
+                what_device=lab.device_key(str(data.get("device"))),
+                what_size=self._integer(data.get("size"), view.what_size),
+                what_batch=self._integer(data.get("batch"), view.what_batch),
+                what_step=self._integer(data.get("step"), view.what_step),
+                what_dtype=str(data.get("dtype")),
+                what_passes=str(data.get("passes")),
+            )
+        return self._controls(self._resolved(wanted, view))
+
     def export_run(self, view: View, event: gr.EventData) -> str:
         """One run as a file that `Import a run` takes."""
         folder = Path(tempfile.mkdtemp(prefix="workbench-"))
@@ -267,7 +296,9 @@ class Handlers:
             y, x = (int(v) for v in token_in_stage(view.y, view.x, view.stage, stage))
         if data.get("clear"):
             y = x = None
-        return self._controls(self._resolved(view.with_focus(stage, y, x), view))
+        block = self._integer(data.get("block")) or view.attr_block  # picked in the profile
+        wanted = replace(view.with_focus(stage, y, x), attr_block=block)
+        return self._controls(self._resolved(wanted, view))
 
     def clear_focus(self, view: View) -> Updates:
         return self._controls(self._resolved(view.with_focus(view.stage, None, None), view))

@@ -23,6 +23,9 @@ from workbench.figures.erf_numbers import erf_numbers_panel
 from workbench.figures.erf_paths import erf_paths_panel
 from workbench.figures.erf_phases import erf_phases_panel
 from workbench.figures.faithfulness import faithfulness_panel
+from workbench.figures.kernel_code import inspect_panel
+from workbench.figures.kernel_roofline import roofline_panel
+from workbench.figures.kernel_token import token_panel
 from workbench.figures.profiler_runs import runs_panel
 from workbench.figures.profiler_sweep import sweep_panel
 from workbench.figures.profiler_trace import timeline_panel, trace_panel
@@ -42,6 +45,7 @@ ORDER = {
     "erf": ("lab_erf", "lab_erf_curves", "lab_erf_numbers", "lab_erf_phases", "lab_erf_paths"),
     "attribution": ("lab_attr", "lab_attr_attention", "lab_attr_paths", "lab_attr_faith"),
     "profiler": ("lab_prof_runs", "lab_prof_trace", "lab_prof_timeline", "lab_prof_sweep"),
+    "kernels": ("lab_kern_token", "lab_kern_roof", "lab_kern_code"),
 }
 # Panels that one computation fills together; it stands under the first one's name.
 TOGETHER = {
@@ -286,7 +290,7 @@ def lab_prof_trace_updates(wb: Workbench, view: View, token: CancelToken) -> Ite
             share = item.done / max(1, item.total)
             yield Update("lab_prof_trace", text=_words(item), share=share)
             continue
-        yield done(trace_panel(item, view.stage))
+        yield done(trace_panel(item, view.stage, view.attr_block))
         yield done(timeline_panel(item, **wb.profiler_lab.ways_out(item)))
         yield from lab_prof_runs_updates(wb, view, token)
 
@@ -302,6 +306,39 @@ def lab_prof_sweep_updates(wb: Workbench, view: View, token: CancelToken) -> Ite
             yield from lab_prof_runs_updates(wb, view, token)
         else:
             yield Update(name, done(sweep_panel(item)).payload, text="measuring")
+
+
+def lab_kern_token_updates(wb: Workbench, view: View, token: CancelToken) -> Iterator[Update]:
+    costs, why = {}, ""
+    try:
+        costs = {which: wb.kernel_lab.token(view, which) for which in ("a", "b")}
+    except NotAvailableError as error:
+        why = str(error)
+    yield done(token_panel(costs, wb.kernel_lab.setting(view), why))
+
+
+def lab_kern_roof_updates(wb: Workbench, view: View, token: CancelToken) -> Iterator[Update]:
+    """The cost model's floors at once; what this machine measures follows."""
+    name = "lab_kern_roof"
+    pair, setting = wb.kernel_lab.pair(view), wb.kernel_lab.setting(view)
+    for item in wb.kernel_lab.roofline(view, token):
+        if isinstance(item, Progress):
+            yield Update(name, text=_words(item), share=item.done / max(1, item.total))
+            continue
+        update = done(roofline_panel(item, *pair, setting))
+        yield update if item.is_final else Update(name, update.payload, text="measuring")
+
+
+def lab_kern_code_updates(wb: Workbench, view: View, token: CancelToken) -> Iterator[Update]:
+    """The chosen kernel as soon as it is compiled; the other targets follow."""
+    name, lab = "lab_kern_code", wb.kernel_lab
+    choices_b = lab.choices(view.kern_target_b or view.kern_target)
+    for item in lab.inspect(view, token):
+        if isinstance(item, Progress):
+            yield Update(name, text=_words(item), share=item.done / max(1, item.total))
+            continue
+        update = done(inspect_panel(item, choices_b))
+        yield update if item.is_final else Update(name, update.payload, text="compiling")
 
 
 def _grown(panel: dict[str, Any], is_final: bool, n: int, view: View) -> Update:
@@ -333,6 +370,9 @@ UPDATES = {
     "lab_prof_runs": lab_prof_runs_updates,
     "lab_prof_trace": lab_prof_trace_updates,
     "lab_prof_sweep": lab_prof_sweep_updates,
+    "lab_kern_token": lab_kern_token_updates,
+    "lab_kern_roof": lab_kern_roof_updates,
+    "lab_kern_code": lab_kern_code_updates,
 }
 TITLES = {
     "lab_scan": "Scan paths side by side",
@@ -352,6 +392,9 @@ TITLES = {
     "lab_prof_trace": "Where the time goes",
     "lab_prof_timeline": "Timeline",
     "lab_prof_runs": "Kept runs",
+    "lab_kern_token": "From token to cost",
+    "lab_kern_roof": "Roofline, and what if",
+    "lab_kern_code": "Kernel inspector",
     "scan": "Scan paths",
     "attribution": "Attribution",
     "profile": "Profile",

@@ -20,6 +20,12 @@ TAB_LABELS = {
     "attribution": "Attribution",
     "profiler": "Profiler",
 }
+# Parts of the profiler: tab -> its label there and what it holds.
+PROFILER_PARTS = {
+    "profiler": ("Times", "Sweeps, traces and kept runs: what was measured"),
+    "kernels": ("Kernels", "Roofline, cost of a token, machine code: no GPU is needed"),
+}
+UNDER = {part: "profiler" for part in PROFILER_PARTS if part != "profiler"}
 DEFINITIONS = {
     "mass": "Mass (ours)",
     "replknet": "RepLKNet",
@@ -137,6 +143,14 @@ HELP = (
         "per scan.",
     ),
     (
+        "Kernels",
+        "Floors are the cost model's: what a device must move and compute at its published or "
+        "measured peak, for a scan that fuses everything; no kernel is faster, real ones are "
+        "slower. Exponentials have a ceiling of their own: the special-function unit. The "
+        "inspector compiles the shipped Triton kernels ahead of time; nothing of it ran, so "
+        "nothing of it is a time on a GPU. Registers and spills are the compiler's own words.",
+    ),
+    (
         "Other steps",
         "Steps other than 2 are ours: all p × p phases are scanned, each token once. Step 1 "
         "is one raster scan with the first parameter set, not the full scan; at p ≠ 2 the "
@@ -209,6 +223,14 @@ def trace_box(view: View) -> dict[str, Any]:
     return {"title": "Trace of", "rows": [row]}
 
 
+def profiler_parts(current: str) -> dict[str, Any]:
+    """The switch between the two parts of the profiler, as it stands over part `current`."""
+    return {
+        "current": current,
+        "parts": [[name, *words] for name, words in PROFILER_PARTS.items()],
+    }
+
+
 def header(facts: list[dict[str, Any]]) -> dict[str, Any]:
     """Payload of the page's first line: tabs, facts about the view, help."""
-    return {"facts": facts, "tabs": list(TAB_LABELS.items()), "help": HELP}
+    return {"facts": facts, "tabs": list(TAB_LABELS.items()), "under": UNDER, "help": HELP}

@@ -72,14 +72,15 @@ window.WorkbenchParts.page = ({ el, send }) => {
       element.replaceChildren(this.node);
     }
 
-    /* The tabs are switched in the browser; the server then computes what the tab shows. */
-    tabs(listed) {
+    /* The tabs are switched in the browser; the server then computes what the tab shows. A part of a
+       tab ("under") has no place of its own in the row. */
+    tabs(listed, under) {
       const known = listed.map(([id]) => id);
       const asked = new URL(window.location.href).searchParams.get("tab");
       const show = (id) => {
         document.body.dataset.wbTab = id;
         for (const node of nav.children) {
-          const isOpen = node.dataset.tab === id;
+          const isOpen = node.dataset.tab === (under[id] || id);
           node.setAttribute("aria-selected", String(isOpen));
           node.tabIndex = isOpen ? 0 : -1;
         }
@@ -95,11 +96,12 @@ window.WorkbenchParts.page = ({ el, send }) => {
         if (!by) return;
         event.preventDefault();
         event.stopPropagation();
-        const next = known[(known.indexOf(document.body.dataset.wbTab) + by + known.length) % known.length];
+        const current = document.body.dataset.wbTab;
+        const next = known[(known.indexOf(under[current] || current) + by + known.length) % known.length];
         open(next);
         [...nav.children].find((node) => node.dataset.tab === next).focus();
       });
-      show(document.body.dataset.wbTab || (known.includes(asked) ? asked : known[0]));
+      show(document.body.dataset.wbTab || (known.includes(asked) || asked in under ? asked : known[0]));
       return nav;
     }
 
@@ -126,11 +128,33 @@ window.WorkbenchParts.page = ({ el, send }) => {
       help.addEventListener("click", (event) => event.target === help && help.close());
       this.node.replaceChildren(
         el("h1", { text: "EfficientVMamba Workbench" }),
-        this.tabs(spec.tabs || []),
+        this.tabs(spec.tabs || [], spec.under || {}),
         el("div", { class: "wb-facts" }, ...(spec.facts || []).map((fact) =>
           el("span", { class: fact.tone ? `wb-fact-${fact.tone}` : "", text: fact.text, title: fact.title || fact.text }))),
         copy, save, this.button("?", "What is shown, and how", () => help.showModal()), help,
       );
+    }
+  }
+
+  /* The parts of one tab; what they show is switched by the body's `data-wb-tab`, as tabs are. */
+  class TabParts {
+    constructor(element, props, trigger) {
+      this.props = props;
+      this.trigger = trigger;
+      this.node = el("div", { class: "wb-segmented wb-tabparts", role: "tablist" });
+      element.replaceChildren(this.node);
+    }
+
+    update() {
+      const { current, parts } = JSON.parse(this.props.value || "{}");
+      this.node.replaceChildren(...(parts || []).map(([id, label, tip]) => el("button", {
+        type: "button", role: "tab", "aria-selected": String(id === current), "aria-checked": String(id === current), text: label, title: tip,
+        onclick: () => {
+          if (id === current) return;
+          document.body.dataset.wbTab = id;
+          this.trigger("pick", { tab: id });
+        },
+      })));
     }
   }
 
@@ -182,5 +206,5 @@ window.WorkbenchParts.page = ({ el, send }) => {
   }
   bridgeUploads();
 
-  return { PhotoPicker, Status, Header, Sidebox };
+  return { PhotoPicker, Status, Header, Sidebox, TabParts };
 };

@@ -215,8 +215,8 @@
       this.trigger("pick", { stage: focus.stage, y: focus.y, x: focus.x });
     }
 
-    pickStage(stage) {
-      this.trigger("pick", { stage, keep: true });
+    pickStage(stage, block) {
+      this.trigger("pick", { stage, keep: true, ...(block ? { block } : {}) });
     }
 
     overlays() {
@@ -308,7 +308,8 @@
     KINDS = {
       panel: Panel, scanlab: files.lab(kit).ScanLab, datatable: files.table(kit).DataTable,
       story: files.story(kit).Story, photos: page.PhotoPicker, status: page.Status, header: page.Header,
-      sidebox: page.Sidebox, ...files.erf(kit).KINDS, ...files.attribution(kit).KINDS, ...files.profiler(kit).KINDS,
+      sidebox: page.Sidebox, tabparts: page.TabParts, ...files.erf(kit).KINDS, ...files.attribution(kit).KINDS, ...files.profiler(kit).KINDS,
+      ...files.roofline(kit), ...files.token(kit), ...files.listing(kit),
     };
   }
 

@@ -30,11 +30,26 @@ SCRIPTS = tuple(
         "attribution_lab.js",
         "profiler_timeline.js",
         "profiler.js",
+        "kernel_floors.js",
+        "kernel_roofline.js",
+        "kernel_token.js",
+        "kernel_lines.js",
+        "kernel_diff.js",
+        "kernel_code.js",
+        "kernel_listing.js",
         "story.js",
         "page_parts.js",
     )
 )
-STYLES = tuple(Path(__file__).with_name(name) for name in ("plotly_panel.css", "profiler.css"))
+STYLES = tuple(
+    Path(__file__).with_name(name)
+    for name in (
+        "plotly_panel.css",
+        "profiler.css",
+        "kernel_roofline.css",
+        "kernel_listing.css",
+    )
+)
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 MAX_PANEL_BYTES = 1_000_000  # one panel's JSON
 
@@ -148,6 +163,12 @@ class Sidebox(Json):
     """Label and value rows with one sentence. Event `choose`: {id}."""
 
     kind = "sidebox"
+
+
+class TabParts(Json):
+    """The switch between the parts of a tab. Event `pick`: {tab}."""
+
+    kind = "tabparts"
 
 
 class Status(Json):

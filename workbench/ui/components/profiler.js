@@ -91,13 +91,13 @@ window.WorkbenchParts.profiler = (kit) => {
     }
 
     tree() {
-      const { rows, levels, stages, columns } = this.spec;
+      const { rows, levels, stages, blocks, columns } = this.spec;
       const path = columns.findIndex((c) => c.key === "path");
       this.roots = [];
       const stack = [];
       rows.forEach((row, i) => {
         const level = levels ? levels[i] : 0;
-        const item = { row, level, stage: stages ? stages[i] : 0, key: path < 0 ? String(i) : row[path], children: [] };
+        const item = { row, level, stage: stages ? stages[i] : 0, block: blocks ? blocks[i] : 0, key: path < 0 ? String(i) : row[path], children: [] };
         while (stack.length && stack[stack.length - 1].level >= level) stack.pop();
         (stack.length ? stack[stack.length - 1].children : this.roots).push(item);
         stack.push(item);
@@ -157,13 +157,19 @@ window.WorkbenchParts.profiler = (kit) => {
       this.shown = this.visible();
       this.body.replaceChildren(...this.shown.map((item) => this.rowNode(item)));
       if (!this.shown.length) this.body.append(el("tr", {}, el("td", { colspan: this.columns.length, class: "wb-muted", text: this.needle ? `No row has “${this.needle}”.` : "No rows." })));
-      this.mark(this.stage);
+      this.mark(this.stage, this.block);
     }
 
-    /* Rows of the view's stage. */
-    mark(stage) {
+    /* Rows of the view's stage, and in it those of the block in focus. */
+    mark(stage, block) {
       this.stage = stage;
-      this.shown.forEach((item, i) => this.body.children[i].classList.toggle("wb-instage", !!stage && item.stage === stage));
+      this.block = block;
+      this.shown.forEach((item, i) => {
+        const { classList } = this.body.children[i];
+        const isInside = !!stage && item.stage === stage;
+        classList.toggle("wb-instage", isInside);
+        classList.toggle("wb-inblock", isInside && !!block && item.block === block);
+      });
     }
 
     rowNode(item) {
@@ -192,8 +198,9 @@ window.WorkbenchParts.profiler = (kit) => {
       const tip = (cell && cell.tip) || (this.isTree && item.key) || text;
       box.append(el("span", { class: "wb-rowname wb-longname", text, title: tip }));
       if (item.stage && item.level && this.onStage) {
+        const where = item.block ? `stage ${item.stage}, block ${item.block}` : `stage ${item.stage}`;
         box.append(el("button", {
-          type: "button", class: "wb-stagechip", text: `stage ${item.stage}`, title: `Show stage ${item.stage} in every panel`, onclick: () => this.onStage(item.stage),
+          type: "button", class: "wb-stagechip", text: where, title: `Show ${where} in every panel`, onclick: () => this.onStage(item.stage, item.block),
         }));
       }
       return el("th", { scope: "row" }, box);
@@ -330,7 +337,7 @@ window.WorkbenchParts.profiler = (kit) => {
     build() {
       const p = this.payload;
       this.body.classList.add("wb-profbody");
-      this.grid ||= new Grid("Table of the trace", (stage) => this.pickStage(stage));
+      this.grid ||= new Grid("Table of the trace", (stage, block) => this.pickStage(stage, block));
       this.search ||= searchBox("Search", (text) => {
         this.grid.needle = text.trim().toLowerCase();
         this.grid.fill();
@@ -385,7 +392,7 @@ window.WorkbenchParts.profiler = (kit) => {
 
     markStage() {
       const now = focus();
-      if (this.grid && this.grid.spec) this.grid.mark(now ? now.stage : this.payload.stage);
+      if (this.grid && this.grid.spec) this.grid.mark(now ? now.stage : this.payload.stage, this.payload.block);
     }
   }
 
