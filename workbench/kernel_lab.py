@@ -238,12 +238,14 @@ class KernelLab:
         jobs = list(dict.fromkeys([first, *([second] if second else []), *others]))
         version, stored = compiled.baseline_numbers()
         found: dict[tuple[str, str], KernelNumbers] = {}
+        is_cached = True
         for item in _compiled_jobs(jobs, token):
             if isinstance(item, Progress):
                 yield item
                 continue
-            job, result, is_cached = item
-            found[job] = _numbers(job, result, is_cached, stored)
+            job, result, was_cached = item
+            is_cached = is_cached and was_cached
+            found[job] = _numbers(job, result, was_cached, stored)
             if first not in found:
                 continue
             yield InspectResult(
@@ -263,6 +265,8 @@ class KernelLab:
                 baseline_triton=version,
                 is_final=len(found) == len(jobs),
             )
+        if is_cached:  # the reader's next choice may not be
+            compiled.warm_up()
 
     def listing(self, numbers: KernelNumbers, stage: str) -> Listing:
         """One lowering stage of a compiled kernel, see `KernelNumbers.stages`."""

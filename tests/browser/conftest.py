@@ -93,7 +93,7 @@ class Watched:
 
     def open(self, query: str = "", is_finished: bool = True) -> None:
         self.page.goto(f"{self.url}/{query}")
-        self.page.wait_for_function(f"() => {VISIBLE}.length >= 4")
+        self.page.wait_for_function(f"() => {VISIBLE}.length >= 3")
         if is_finished:
             self.finished()
 
@@ -102,7 +102,7 @@ class Watched:
         self.page.wait_for_function(
             f"""() => {{
               const panels = {VISIBLE};
-              return panels.length >= 4 && panels.every((p) => p.dataset.resultId
+              return panels.length >= 3 && panels.every((p) => p.dataset.resultId
                 && !/^(stored|waiting)-/.test(p.dataset.resultId)
                 && !p.classList.contains('wb-busy'));
             }}""",

@@ -47,8 +47,8 @@ LONGEST_CALL_S = 3.0
 MEMORY_SHARE = 0.6
 YIELD_S = 0.25
 CPU_NOTE = (
-    "A CPU has no exp unit: exponentials are polynomials on the multiply-add units, so its two "
-    "ceilings share the hardware and a scan cannot reach both."
+    "A CPU has no exp unit: exponentials are polynomials on the multiply-add units, and their "
+    "ceiling is the rate measured here. The two ceilings share the hardware: no scan reaches both."
 )
 
 

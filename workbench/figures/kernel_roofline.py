@@ -23,10 +23,6 @@ WHAT_A_FLOOR_IS = (
     "rest of the network. The depth, steps that wait for each other, is no floor: chunks of a scan "
     "can run side by side."
 )
-NO_EXP_UNIT = (
-    "A CPU has no unit for exponentials: they are polynomials on its multiply-add units, and "
-    "their ceiling is the rate measured here."
-)
 
 
 def roofline_panel(result: RooflineResult, a: str, b: str, setting: Setting) -> Json:
@@ -165,8 +161,6 @@ def _notes(result: RooflineResult) -> list[str]:
     launch = max((r.launch_s for r in result.grid.devices), default=0.0)
     words = f"Starting a kernel on a GPU takes {1e6 * launch:g} µs whatever it does. "
     notes = [WHAT_A_FLOOR_IS.format(launch=words if launch else "")]
-    if any(not r.has_exp_unit for r in result.grid.devices):
-        notes.append(NO_EXP_UNIT)
     notes += [
         f"{scan_label(m.scan)}, stage {m.stage} was not measured: {m.status}."
         for m in result.measured

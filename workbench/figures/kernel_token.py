@@ -97,6 +97,28 @@ def token_line(cost: TokenCost) -> str:
     )
 
 
+def token_rows(cost: TokenCost) -> list[list[str]]:
+    """Name and value of what the token in focus costs, for the panels that show the path."""
+    if not cost.visits:
+        return [["token's programs", "none: never read"]]
+    ids = _program_ids(cost)
+    is_run = ids == list(range(ids[0], ids[-1] + 1)) and len(ids) > 1
+    listed = f"{ids[0]:,} to {ids[-1]:,}" if is_run else " ".join(f"{i:,}" for i in ids)
+    return [
+        ["token's programs", f"{listed} of {cost.n_programs:,}"],
+        ["token's bytes", f"{bytes_text(_read(cost))} in, {bytes_text(_written(cost))} out"],
+        ["token's exps, FLOP", f"{cost.exps:,}, {cost.flops:,}"],
+    ]
+
+
+def costs_note(cost: TokenCost) -> str:
+    """Where `token_rows` are from."""
+    return (
+        f"Token costs: {cost.kernel.partition('-')[0]} as launched on {cost.device}, batch "
+        f"{cost.batch} (model)."
+    )
+
+
 def token_sentence(costs: Mapping[str, TokenCost]) -> str:
     """Where the token stands in the first scheme and what it costs, then in the second."""
     first, *rest = costs.values()
@@ -116,6 +138,11 @@ def token_sentence(costs: Mapping[str, TokenCost]) -> str:
             f"{bytes_text(_read(cost))}"
         )
     return f"{words}. Counted from the kernel's source and its launch, not measured."
+
+
+def bytes_moved(cost: TokenCost) -> int:
+    """Loads and stores together."""
+    return _read(cost) + _written(cost)
 
 
 def _times(n: int, word: str) -> str:
@@ -236,7 +263,7 @@ def _bars(costs: Mapping[str, TokenCost]) -> Json:
             {"text": f"writes {k}", "bytes": v, "colour": KINDS.get(k, "@residual")}
             for k, v in cost.stores.items()
         ]
-        total = _read(cost) + _written(cost)
+        total = bytes_moved(cost)
         least = cost.least_bytes
         rows.append(
             {

@@ -5,10 +5,14 @@ from __future__ import annotations
 import base64
 import json
 import zlib
+from collections.abc import Mapping
 
 import numpy as np
 
+from workbench.figures.kernel_token import bytes_moved, costs_note
+from workbench.figures.profiler_sweep import bytes_text
 from workbench.figures.theme import Json, map_layout, ordinal, percent, photo_data_uri
+from workbench.kernel_results import TokenCost
 from workbench.labels import scan_in_text, scan_label, scan_short
 from workbench.results import ScanResult
 
@@ -132,7 +136,7 @@ def locate(result: ScanResult, y: int, x: int) -> tuple[int, int] | None:
     return (int(hits[0][0]), int(hits[0][1])) if len(hits) else None
 
 
-def _rows(a: ScanResult, b: ScanResult) -> list[list[str]]:
+def _rows(a: ScanResult, b: ScanResult, costs: Mapping[str, TokenCost] | None) -> list[list[str]]:
     def row(label: str, key: str) -> list[str]:
         return [label, *(f"{int(result.metrics[key]):,}" for result in (a, b))]
 
@@ -141,13 +145,26 @@ def _rows(a: ScanResult, b: ScanResult) -> list[list[str]]:
     for result in (a, b):
         low, high = result.metrics["visits_min"], result.metrics["visits_max"]
         visits.append(f"{low}" if low == high else f"{low} to {high}")
+    pads = [row("pads besides", "n_pads")] if any(r.metrics["n_pads"] for r in (a, b)) else []
     return [
         ["sequences", *sequences],
         row("tokens read", "tokens_scanned"),
-        row("pads besides", "n_pads"),
+        *pads,
         ["visits each", *visits],
         ["mean reach", *(percent(float(r.metrics["mean_reach"])) for r in (a, b))],
-        row("farthest back", "farthest_steps"),
+        *(_token(costs) or [row("farthest back", "farthest_steps")]),
+    ]
+
+
+def _token(costs: Mapping[str, TokenCost] | None) -> list[list[str]]:
+    """What the token in focus costs in a GPU's kernel: bytes moved and exponentials."""
+    if not costs:
+        return []
+    listed = [costs.get(slot) for slot in ("a", "b")]
+    moved = [bytes_text(bytes_moved(c)) if c else "" for c in listed]
+    return [
+        ["token moves", *moved],
+        ["token's exps", *(f"{c.exps:,}" if c else "" for c in listed)],
     ]
 
 
@@ -184,10 +201,18 @@ def _badge(a: ScanResult, b: ScanResult) -> Json:
     return {"text": "✗ not verified", "tone": "bad"}
 
 
-def scan_panel(a: ScanResult, b: ScanResult, rgb: np.ndarray, y: int, x: int) -> Json:
+def scan_panel(
+    a: ScanResult,
+    b: ScanResult,
+    rgb: np.ndarray,
+    y: int,
+    x: int,
+    costs: Mapping[str, TokenCost] | None = None,
+) -> Json:
     """The panel for schemes A and B.
 
-    `rgb` is the network input `[H, W, 3]` uint8, (y, x) the token in focus.
+    `rgb` is the network input `[H, W, 3]` uint8, (y, x) the token in focus, `costs` what it costs
+    in the kernel of a GPU, by slot "a" and "b".
     """
     height, width = a.provenance.input_size
     panel: Json = {
@@ -227,8 +252,10 @@ def scan_panel(a: ScanResult, b: ScanResult, rgb: np.ndarray, y: int, x: int) ->
             {"text": scan_short(a.provenance.scan), "tone": "a"},
             {"text": scan_short(b.provenance.scan), "tone": "b"},
         ],
-        "rows": _rows(a, b),
+        "rows": _rows(a, b, costs),
     }
     panel["sentence"] = _sentence(a, b, y, x)
+    if costs:
+        panel["sentence"] += f" {costs_note(next(iter(costs.values())))}"
     panel["notes"] = [f"{scan_label(r.provenance.scan)}: {r.note}" for r in (a, b) if r.note]
     return panel

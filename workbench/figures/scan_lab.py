@@ -6,12 +6,14 @@ Each panel is one JSON payload, made from results alone; workbench/ui/components
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from workbench.figures.kernel_token import costs_note, token_rows
 from workbench.figures.scan import drawn_sequences, json_bytes, locate, reading, scheme_json
 from workbench.figures.theme import Json, map_layout, ordinal, percent, photo_data_uri, significant
+from workbench.kernel_results import TokenCost
 from workbench.labels import scan_in_text, scan_label, scan_short
 from workbench.results import ScanResult
 
@@ -20,10 +22,17 @@ ORDER_BYTES = 780_000  # of all order tables of a panel; the photo and the rest 
 PHOTO_OPACITY = 0.55
 
 
-def scan_lab_panel(results: Sequence[ScanResult], rgb: np.ndarray, y: int, x: int) -> Json:
+def scan_lab_panel(
+    results: Sequence[ScanResult],
+    rgb: np.ndarray,
+    y: int,
+    x: int,
+    costs: Mapping[str, TokenCost] | None = None,
+) -> Json:
     """Two or three schemes side by side over the photo, moved by one player.
 
-    `rgb` is the network input `[H, W, 3]` uint8, (y, x) the token in focus.
+    `rgb` is the network input `[H, W, 3]` uint8, (y, x) the token in focus, `costs` what it costs
+    in the kernel of a GPU, by slot "a", "b", "c"; a scheme that no network here runs has none.
     """
     if not 2 <= len(results) <= len(TONES):
         raise ValueError(f"{len(results)} schemes given; the scan lab shows 2 or 3.")
@@ -48,7 +57,7 @@ def scan_lab_panel(results: Sequence[ScanResult], rgb: np.ndarray, y: int, x: in
             scheme
             | {
                 "facts": _facts(result, scheme["every"]),
-                "numbers": _numbers(result),
+                "numbers": [*_numbers(result), *_token(tone, costs)],
                 "badge": _badge(result),
                 "map": {
                     "key": f"path-{tone}",
@@ -62,12 +71,17 @@ def scan_lab_panel(results: Sequence[ScanResult], rgb: np.ndarray, y: int, x: in
             }
         )
     where = f"stage {first.stage}, {first.height} × {first.width} tokens, {height} × {width} px"
+    cost = f" {costs_note(next(iter(costs.values())))}" if costs else ""
     return panel | {
         "badges": [{"text": where, "tone": "muted"}],
         "photo": photo_data_uri(rgb),
         "schemes": schemes,
-        "sentence": _sentence(results, y, x),
+        "sentence": _sentence(results, y, x) + cost,
     }
+
+
+def _token(tone: str, costs: Mapping[str, TokenCost] | None) -> list[list[str]]:
+    return token_rows(costs[tone]) if costs and tone in costs else []
 
 
 def no_scan(stage: int, note: str, rgb: np.ndarray) -> Json:
@@ -111,7 +125,6 @@ def _numbers(result: ScanResult) -> list[list[str]]:
     m = result.metrics
     low, high = int(m["visits_min"]), int(m["visits_max"])
     rows = [
-        ["tokens read", f"{m['tokens_scanned']:,}"],
         ["visits each", f"{low}" if low == high else f"{low} to {high}"],
         ["farthest back", f"{m['farthest_steps']:,} steps"],
         ["mean move", f"{significant(float(m['mean_jump']))} tokens"],
@@ -120,7 +133,6 @@ def _numbers(result: ScanResult) -> list[list[str]]:
         gap = float(m["mean_gap"])
         apart = f"{significant(gap)} steps" if math.isfinite(gap) else "never together"
         rows.append(["neighbours apart", apart])
-    rows.append(["mean reach", percent(float(m["mean_reach"]))])
     return rows
 
 
