@@ -328,6 +328,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m kernels.compiled",
         description="Registers, spills and machine code of the GPU kernels; no GPU is needed.",
+        epilog="In a CI: run `python -m kernels.compiled --write FILE` once and commit FILE; then "
+        "`python -m kernels.compiled --baseline FILE` exits with 1 where registers, spills, shared "
+        "memory or the exponentials in loops grew, naming each. Pin triton to the version in FILE: "
+        "with another one only spills fail.",
     )
     parser.add_argument("--config", action="append", help="part of a name; may be repeated")
     parser.add_argument(

@@ -41,7 +41,13 @@ def _overview(
         "profile_b": profiles[1],
         "erf_a": result_of(wb.erf(view, "a", N_ERF_IMAGES, token)),
         "erf_b": result_of(wb.erf(view, "b", N_ERF_IMAGES, token)),
+        **_tokens(wb, view),
     }
+
+
+def _tokens(wb: Workbench, view: View) -> dict[str, Any]:
+    """What the token in focus costs, as the panels of the path show it."""
+    return {f"token_{slot}": cost for slot, cost in wb.kernel_lab.tokens(view).items()}
 
 
 def _scan_lab(
@@ -51,6 +57,7 @@ def _scan_lab(
         **{f"scan_{which}": wb.scan(view, which) for which in view.scans},
         **{f"reach_{which}": wb.reach(view, which) for which in view.scans},
         "schemes": result_of(wb.scheme_table(view, token)),
+        **_tokens(wb, view),
     }
 
 
@@ -95,14 +102,12 @@ def _kernel_lab(
 ) -> dict[str, Any]:
     """Roofline with its measured points, the setting's floors, the token's cost and the kernel."""
     lab = wb.kernel_lab
-    found: dict[str, Any] = {
+    return {
         "roofline": result_of(lab.roofline(view, token)),
         "what_if": lab.what_if(view),
         "kernel": result_of(lab.inspect(view, token)),
+        **_tokens(wb, view),
     }
-    if wb.scan(view).has_scan:
-        found |= {f"token_{which}": lab.token(view, which) for which in ("a", "b")}
-    return found
 
 
 TABS = {

@@ -216,6 +216,15 @@ class KernelLab:
             return cost
         return token_cost.with_instructions(cost, kernel) if kernel else cost
 
+    def tokens(self, view: View) -> dict[str, TokenCost]:
+        """The costs under each of the view's schemes, by slot: of those that a network here can
+        run, in a stage with a scan."""
+        found = {}
+        for slot in view.scans:
+            with contextlib.suppress(NotAvailableError, BadInputError):
+                found[slot] = self.token(view, slot)
+        return found
+
     # Compiled kernels
 
     def alike(self, config: str, target: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
@@ -85,3 +86,61 @@ def test_the_guard_fails_on_a_doctored_baseline(tmp_path: Path, capsys) -> None:
         assert f"WORSE: {name} on sm_90: registers per thread {before - 1} -> {before}" in out
     else:
         assert code == 0 and "only spills fail" in out
+
+
+def guard(path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """The command on one shipped kernel: exit status, and what it said."""
+    arguments = ["--config", next(iter(few()))[0].name, "--target", "sm_90", "--baseline"]
+    status = compiled.main([*arguments, str(path)])
+    said = capsys.readouterr()
+    return status, said.out + said.err
+
+
+def changed(path: Path, name: str, by: int, version: str | None = None) -> Path:
+    """The stored baseline with every number called `name` changed, perhaps of another triton."""
+    content = json.loads(BASELINE.read_text(encoding="utf-8"))
+    content["triton"] = version or content["triton"]
+    for row in content["kernels"].values():
+        for numbers in row.values():
+            numbers[name] = numbers[name] + by
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("name", list(baseline.GUARDED))
+def test_the_guard_fails_whatever_grew_and_passes_what_shrank(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if compiled.triton_version() != baseline.read(BASELINE).triton_version:
+        pytest.skip("another triton: only spills fail")
+    status, said = guard(changed(tmp_path / "less.json", name, -1), capsys)
+    assert status == 1 and "WORSE" in said and baseline.GUARDED[name] in said
+    status, said = guard(changed(tmp_path / "more.json", name, 1), capsys)
+    assert status == 0 and "WORSE" not in said and baseline.GUARDED[name] in said
+
+
+def test_another_triton_is_named_and_only_spills_fail(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, said = guard(changed(tmp_path / "a.json", "registers", -9, version="1.2.3"), capsys)
+    assert status == 0 and "the baseline is of 1.2.3: only spills fail" in said
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", '{"kernels": 3}'])
+def test_a_file_that_is_no_baseline_is_a_usage_error(
+    content: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "other.json"
+    if content is not None:
+        path.write_text(content, encoding="utf-8")
+    status, said = guard(path, capsys)
+    assert status == 2 and "other.json" in said
+
+
+def test_the_guard_needs_no_cache(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A cache folder that cannot be written, and no temporary one either: it compiles."""
+    monkeypatch.setattr("kernels._compiled.cache._is_writable", lambda folder: False)
+    status, said = guard(BASELINE, capsys)
+    assert status == 0 and "nothing got worse" in said

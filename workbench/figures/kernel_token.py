@@ -106,17 +106,14 @@ def token_rows(cost: TokenCost) -> list[list[str]]:
     listed = f"{ids[0]:,} to {ids[-1]:,}" if is_run else " ".join(f"{i:,}" for i in ids)
     return [
         ["token's programs", f"{listed} of {cost.n_programs:,}"],
-        ["token's bytes", f"{bytes_text(_read(cost))} in, {bytes_text(_written(cost))} out"],
+        ["token in, out", f"{bytes_text(_read(cost))}, {bytes_text(_written(cost))}"],
         ["token's exps, FLOP", f"{cost.exps:,}, {cost.flops:,}"],
     ]
 
 
 def costs_note(cost: TokenCost) -> str:
     """Where `token_rows` are from."""
-    return (
-        f"Token costs: {cost.kernel.partition('-')[0]} as launched on {cost.device}, batch "
-        f"{cost.batch} (model)."
-    )
+    return f"Token costs: {cost.device} (model)."
 
 
 def token_sentence(costs: Mapping[str, TokenCost]) -> str:

@@ -51,13 +51,14 @@ def _panels(wb: Workbench, path: Path) -> dict[str, dict[str, Any]]:
     profiles: list[ProfileResult] = [r["profile_a"], r["profile_b"]]
     attribution: AttributionResult = r["attribution"]
     provenance: Provenance = scans[0].provenance
+    costs = {slot: r[f"token_{slot}"] for slot in "ab" if f"token_{slot}" in r}
     photo = wb.photos.get(provenance.image)
     if photo.sha256 != provenance.image_sha256:
         raise KeyError(f"the photo {photo.id} is not the one of the stored example")
     height, width = provenance.input_size
     rgb = prepare(photo, max(height, width), "crop" if height == width else "whole").rgb
     return {
-        "scan": scan_panel(scans[0], scans[1], rgb, erfs[0].y, erfs[0].x),
+        "scan": scan_panel(scans[0], scans[1], rgb, erfs[0].y, erfs[0].x, costs),
         "erf": erf_panel(erfs[0], erfs[1]),
         "attribution": attribution_panel(attribution, rgb),
         "profile": profile_panel(profiles[0], profiles[1]),

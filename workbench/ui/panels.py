@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 from collections.abc import Iterator
@@ -33,7 +32,6 @@ from workbench.figures.profiler_trace import timeline_panel, trace_panel
 from workbench.figures.reach import reach_panel
 from workbench.figures.scan_lab import scan_lab_panel, story_panel
 from workbench.figures.scheme_table import scheme_table_panel
-from workbench.kernel_results import TokenCost
 from workbench.photos import prepare
 from workbench.progress import CancelToken, Progress
 from workbench.results import ErfResult, FaithfulnessResult, MapsResult
@@ -108,19 +106,10 @@ def _words(progress: Progress) -> str:
     return text
 
 
-def token_costs(wb: Workbench, view: View) -> dict[str, TokenCost]:
-    """Cost of the token in focus under each scheme that a network here can run."""
-    found = {}
-    for slot in view.scans:
-        with contextlib.suppress(NotAvailableError, BadInputError):
-            found[slot] = wb.kernel_lab.token(view, slot)
-    return found
-
-
 def scan_updates(wb: Workbench, view: View, token: CancelToken) -> Iterator[Update]:
     a, b = wb.scan(view, "a"), wb.scan(view, "b")
     place = (view.y or 0, view.x or 0)
-    yield done(scan_panel(a, b, input_rgb(wb, view), *place, token_costs(wb, view)))
+    yield done(scan_panel(a, b, input_rgb(wb, view), *place, wb.kernel_lab.tokens(view)))
 
 
 def attribution_updates(wb: Workbench, view: View, token: CancelToken) -> Iterator[Update]:
@@ -169,7 +158,7 @@ def erf_updates(wb: Workbench, view: View, token: CancelToken) -> Iterator[Updat
 def lab_scan_updates(wb: Workbench, view: View, token: CancelToken) -> Iterator[Update]:
     results = [wb.scan(view, which) for which in view.scans]
     place = (view.y or 0, view.x or 0)
-    yield done(scan_lab_panel(results, input_rgb(wb, view), *place, token_costs(wb, view)))
+    yield done(scan_lab_panel(results, input_rgb(wb, view), *place, wb.kernel_lab.tokens(view)))
 
 
 def lab_reach_updates(wb: Workbench, view: View, token: CancelToken) -> Iterator[Update]:
@@ -322,7 +311,7 @@ def lab_prof_sweep_updates(wb: Workbench, view: View, token: CancelToken) -> Ite
 
 
 def lab_kern_token_updates(wb: Workbench, view: View, token: CancelToken) -> Iterator[Update]:
-    why, costs = "", token_costs(wb, view)
+    why, costs = "", wb.kernel_lab.tokens(view)
     if not costs:
         try:
             wb.kernel_lab.token(view)
