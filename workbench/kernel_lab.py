@@ -7,16 +7,13 @@ device's lock.
 from __future__ import annotations
 
 import contextlib
-import queue
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kernels import ScanSpec, compiled
 from models.registry import model_spec
-from workbench.analyses import cost_grid, roofline, token_cost
+from workbench.analyses import cost_grid, inspection, roofline, token_cost
 from workbench.cache import run_key
 from workbench.choices import check_choice
 from workbench.errors import BadInputError, NotAvailableError
@@ -29,7 +26,6 @@ from workbench.kernel_results import (
     Rates,
     RooflineResult,
     TokenCost,
-    TuneTrial,
     WhatIfResult,
 )
 from workbench.listings import SHOWN
@@ -48,12 +44,7 @@ from workbench.view import (
 if TYPE_CHECKING:
     from workbench.runtime import Workbench
 
-TIMEOUT_S = 60.0  # of one compilation
-AT_ONCE = 2  # compilations
-POLL_S = 0.2  # between two looks at the token
 FULL_SCAN = "ss2d"
-COMPILED = "compiled ahead of time in a process of its own; nothing was run, no number is a time"
-JOBS = threading.Semaphore(AT_ONCE)  # of all sessions together
 
 
 class KernelLab:
@@ -115,7 +106,7 @@ class KernelLab:
 
     def targets(self) -> dict[str, str]:
         """Target -> "" where it can be compiled for, else why not."""
-        return {name: why or "" for name, why in compiled.available_targets().items()}
+        return inspection.targets()
 
     def device_key(self, device: str) -> str:
         """`View.what_device` of a device as the grid names it."""
@@ -230,52 +221,19 @@ class KernelLab:
     def alike(self, config: str, target: str) -> str:
         """The same configuration for another target, else its shipped tile of the same kernel,
         layout and type; a name of no choice as it is."""
-        return _alike(config, _check_target(target))
+        return inspection.alike(config, _check_target(target))
 
     def choices(self, target: str) -> tuple[KernelChoice, ...]:
         """Everything that can be inspected on a target, shipped tiles first."""
-        return _choices(_check_target(target))
+        return inspection.choices(_check_target(target))
 
     def inspect(
         self, view: View, token: CancelToken | None = None
     ) -> Iterator[Progress | InspectResult]:
         """Configuration A, then B, then A on the other targets, as each is ready."""
         view = self.resolve(view)
-        first = (view.kern_a, view.kern_target)
         second = (view.kern_b, view.kern_target_b or view.kern_target) if view.kern_b else None
-        others = [(_alike(first[0], name), name) for name in compiled.TARGETS if name != first[1]]
-        jobs = list(dict.fromkeys([first, *([second] if second else []), *others]))
-        version, stored = compiled.baseline_numbers()
-        found: dict[tuple[str, str], KernelNumbers] = {}
-        is_cached = True
-        for item in _compiled_jobs(jobs, token):
-            if isinstance(item, Progress):
-                yield item
-                continue
-            job, result, was_cached = item
-            is_cached = is_cached and was_cached
-            found[job] = _numbers(job, result, was_cached, stored)
-            if first not in found:
-                continue
-            yield InspectResult(
-                provenance=replace(
-                    UNKNOWN,
-                    definition=COMPILED,
-                    device="none: compiled, not run",
-                    backend="triton",
-                    versions={"triton": compiled.triton_version() or "not installed"},
-                ),
-                a=found[first],
-                b=found.get(second) if second else None,
-                others=tuple(found[job] for job in others if job in found),
-                choices=self.choices(view.kern_target),
-                targets=self.targets(),
-                trials=_trials(view.kern_a),
-                baseline_triton=version,
-                is_final=len(found) == len(jobs),
-            )
-        if is_cached:  # the reader's next choice may not be
-            compiled.warm_up()
+        yield from inspection.inspect((view.kern_a, view.kern_target), second, token)
 
     def listing(self, numbers: KernelNumbers, stage: str) -> Listing:
         """One lowering stage of a compiled kernel, see `KernelNumbers.stages`."""
@@ -307,156 +265,6 @@ class KernelLab:
     def _gpu(self, view: View) -> str:
         """The GPU whose launch is told: the view's, or the default one for this machine's."""
         return View().what_device if view.what_device == HERE else view.what_device
-
-
-Job = tuple[str, str]  # configuration, target
-Outcome = tuple[Job, compiled.CompiledKernel | compiled.CompileError, bool]  # whether it was cached
-
-
-def _compiled_jobs(jobs: list[Job], token: CancelToken | None) -> Iterator[Progress | Outcome]:
-    """Each job's outcome: what is cached at once, the rest in order, a few at a time.
-
-    A compilation that runs when the reader goes away runs to its end, and is cached.
-    """
-    waiting: list[Job] = []
-    for job in jobs:
-        try:
-            kernel = compiled.cached(compiled.find(*job), job[1])
-        except compiled.CompileError as error:
-            yield job, error, False
-            continue
-        if kernel is None:
-            waiting.append(job)
-        else:
-            yield job, kernel, True
-    done: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
-    pending: queue.SimpleQueue[Job] = queue.SimpleQueue()
-    for job in waiting:
-        pending.put(job)
-    is_over = threading.Event()
-
-    def work() -> None:
-        while not is_over.is_set():
-            try:
-                job = pending.get_nowait()
-            except queue.Empty:
-                return
-            found: compiled.CompiledKernel | compiled.CompileError
-            with JOBS:
-                try:
-                    found = compiled.compile_config(compiled.find(*job), job[1], TIMEOUT_S)
-                except compiled.CompileError as error:
-                    found = error
-            done.put((job, found, False))
-
-    for _ in range(min(AT_ONCE, len(waiting))):
-        threading.Thread(target=work, daemon=True).start()
-    left = dict.fromkeys(waiting)
-    try:
-        while left:
-            targets = ", ".join(target for _, target in left)
-            yield Progress(len(waiting) - len(left), len(waiting), f"compiling for {targets}")
-            outcome = None
-            while outcome is None:
-                if token:
-                    token.check()
-                with contextlib.suppress(queue.Empty):
-                    outcome = done.get(timeout=POLL_S)
-            del left[outcome[0]]
-            yield outcome
-    finally:
-        is_over.set()
-
-
-def _numbers(
-    job: Job,
-    result: compiled.CompiledKernel | compiled.CompileError,
-    is_cached: bool,
-    stored: Mapping[str, Mapping[str, Mapping[str, int]]],
-) -> KernelNumbers:
-    config, target = job
-    shared: dict[str, Any] = {
-        "config": config,
-        "target": target,
-        "product": compiled.TARGETS[target].example,
-        "is_cached": is_cached,
-        "baseline": dict(stored.get(config, {}).get(target, {})),
-    }
-    if isinstance(result, compiled.CompileError):
-        return KernelNumbers(status=str(result), error_kind=result.kind, **shared)
-    kernel = result
-    return KernelNumbers(
-        status="",
-        error_kind="",
-        registers=kernel.registers,
-        scalar_registers=kernel.scalar_registers,
-        spill_bytes=kernel.spill_bytes,
-        shared_bytes=kernel.shared_bytes,
-        stack_bytes=kernel.stack_bytes,
-        num_warps=kernel.num_warps,
-        blocks=kernel.occupancy.blocks,
-        warps=kernel.occupancy.warps,
-        occupancy=kernel.occupancy.fraction,
-        limiter=kernel.occupancy.limiter,
-        instructions=dict(kernel.instructions),
-        loop_instructions=dict(kernel.loop_instructions),
-        exp2_in_loops=kernel.exp2_in_loops,
-        stage_ms=dict(kernel.stage_ms),
-        compile_s=kernel.compile_s,
-        binary_bytes=kernel.binary_bytes,
-        triton_version=kernel.triton_version,
-        key=SHOWN.keep(kernel),
-        stages=compiled.stages(kernel),
-        **shared,
-    )
-
-
-@lru_cache(maxsize=8)
-def _choices(target: str) -> tuple[KernelChoice, ...]:
-    return tuple(
-        KernelChoice(
-            name=choice.config.name,
-            kernel=choice.kernel,
-            layout=choice.layout,
-            dtype=choice.dtype,
-            channels=choice.channels,
-            steps=choice.steps,
-            num_warps=choice.num_warps,
-            origin=choice.origin,
-            elements=choice.elements,
-        )
-        for choice in compiled.choices(target)
-    )
-
-
-def _alike(config: str, target: str) -> str:
-    """See `KernelLab.alike`; the tile is the last part of a name."""
-    names = [choice.name for choice in _choices(target)]
-    kind = config.rpartition("-")[0]
-    if config in names:
-        return config
-    return next((name for name in names if name.rpartition("-")[0] == kind), config)
-
-
-def _trials(config: str) -> tuple[TuneTrial, ...]:
-    """Of the kernel of a configuration, as a GPU ran them."""
-    kernel = config.partition("-")[0]
-    return tuple(
-        TuneTrial(
-            device=trial.device,
-            kernel=trial.kernel,
-            row=trial.row,
-            channels=trial.tile.channels,
-            steps=trial.tile.steps,
-            num_warps=trial.tile.num_warps,
-            microseconds=trial.microseconds,
-            status=trial.status,
-            is_chosen=trial.is_chosen,
-            measured_at=trial.measured_at,
-        )
-        for trial in compiled.trials()
-        if trial.kernel == kernel
-    )
 
 
 def _check_target(target: str) -> str:

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from kernels import compiled
 from kernels.compiled import CompileError
-from workbench import kernel_lab
+from workbench.analyses import inspection
 from workbench.bundle import compute_all
 from workbench.errors import BadInputError, CancelledError, NotAvailableError
 from workbench.export import pack, unpack
@@ -200,7 +200,7 @@ def test_without_triton_the_lab_says_what_to_install(
 
 def test_a_stopped_inspection_ends(wb: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "cached", lambda *_: None)
-    monkeypatch.setattr(kernel_lab, "POLL_S", 0.01)
+    monkeypatch.setattr(inspection, "POLL_S", 0.01)
     token = CancelToken()
     run = wb.kernel_lab.inspect(VIEW, token)
     assert isinstance(next(run), Progress)

@@ -256,7 +256,8 @@ def test_export(client) -> None:
     answer = client.predict(**TEST_MODEL, api_name="/export")
     with zipfile.ZipFile(io.BytesIO(base64.b64decode(answer["base64"]))) as archive:
         names = archive.namelist()
-    assert sum(name.endswith(".png") for name in names) == 4
+    assert sum(name.endswith(".png") for name in names) == 5
+    assert {"token_a.json", "token_b.json", "token.csv"} <= set(names)
     assert any(name.endswith(".npz") for name in names)
 
 
@@ -267,10 +268,11 @@ def test_export_of_the_scan_tab(client) -> None:
     assert "-scan-stage1-y3-x4" in answer["name"]
     bundle = unpack(base64.b64decode(answer["base64"]))
     paths, reaches = {f"scan_{k}" for k in "abc"}, {f"reach_{k}" for k in "abc"}
-    assert set(bundle.results) == {*paths, *reaches, "schemes"}
+    costs = {f"token_{k}" for k in "abc"}
+    assert set(bundle.results) == {*paths, *reaches, *costs, "schemes"}
     assert bundle.results["scan_c"].provenance.scan == "zigma:path=0"
     assert (bundle.results["reach_a"].y, bundle.results["reach_a"].x) == (3, 4)
-    assert set(bundle.pictures) == {"scan", "reach"}
+    assert set(bundle.pictures) == {"scan", "reach", "token"}
     head, *rows = bundle.tables["schemes"].decode().splitlines()
     assert head.startswith("scan,label") and len(rows) == len(bundle.results["schemes"].rows)
     assert "tab=scan" in bundle.extra["link"]
@@ -285,6 +287,18 @@ def test_export_of_the_erf_tab(client) -> None:
     assert set(bundle.pictures) == {"erf", "erf_phases", "erf_paths"}
     assert bundle.results["erf_b"].provenance.scan == "ss2d"
     assert set(bundle.tables) >= {"erf"}
+
+
+def test_export_of_the_kernels_tab(client) -> None:
+    setting = {"what_size": 64, "what_batch": 1, "gpu": "sm_80"}
+    answer = client.predict(**TEST_MODEL, **setting, stage=1, tab="kernels", api_name="/export")
+    assert "-kernels-stage1" in answer["name"]
+    bundle = unpack(base64.b64decode(answer["base64"]))
+    costs = {"token_a", "token_b"}
+    assert set(bundle.results) == {"roofline", "what_if", "kernel", *costs}
+    assert set(bundle.pictures) == {"roofline", "token", "kernel"}
+    assert set(bundle.tables) == {"roofline", "what_if", "kernel", "token"}
+    assert bundle.results["kernel"].a.target == "sm_80" and "gpu=sm_80" in bundle.extra["link"]
 
 
 def test_export_of_the_attribution_tab(client) -> None:
@@ -408,7 +422,7 @@ def test_a_photo_as_data_uri(client) -> None:
         ("/scan", {"scan": "numpy:array"}, "es2d"),
         ("/scan", {"formats": "png,gif"}, "json, npz, png, svg, html, zip"),
         ("/scan", {"formats": "tex"}, "json, npz, png, svg, html, zip"),
-        ("/export", {"tab": "kernels"}, "overview, scan, erf"),
+        ("/export", {"tab": "compiler"}, "overview, scan, erf"),
         ("/erf", {"unit": "head"}, "block1.scan"),
         ("/erf", {"definition": "mine"}, "mass, replknet, vmamba, openerf"),
         ("/erf", {"gates": "open"}, "live, frozen"),
@@ -446,7 +460,8 @@ def test_a_photo_as_data_uri(client) -> None:
     ],
 )
 def test_bad_names_and_numbers_get_one_clear_sentence(client, endpoint, arguments, words) -> None:
-    shown = {} if endpoint in ("/compare", "/runs") else TEST_MODEL
+    has_photo = endpoint not in ("/compare", "/runs", "/what_if", "/roofline", "/kernel")
+    shown = TEST_MODEL if has_photo else {}
     assert words in fails(client, endpoint, **(shown | arguments))
 
 
