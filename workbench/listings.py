@@ -57,8 +57,8 @@ class Listings:
             )
         return self._kernels.keep(key, found)
 
-    def listing(self, key: str, stage: str) -> Listing:
-        """One stage with the place in the sources of each line."""
+    def annotated(self, key: str, stage: str) -> compiled.Annotated:
+        """One stage with its places; BadInputError where the kernel has no such stage."""
         kernel = self.kernel(key)
         known = compiled.stages(kernel)
         if stage not in known:
@@ -66,7 +66,11 @@ class Listings:
                 f"{kernel.config} for {kernel.target} has no stage {stage[:60]!r}. "
                 f"It has: {', '.join(known)}."
             )
-        found = compiled.annotate(kernel, stage)
+        return compiled.annotate(kernel, stage)
+
+    def listing(self, key: str, stage: str) -> Listing:
+        """One stage with the place in the sources of each line."""
+        found = self.annotated(key, stage)
         return Listing(
             stage=stage,
             files=found.files,
@@ -82,7 +86,7 @@ class Listings:
         kept: bytes | None = self._answers.get(f"{key} {stage}")
         if kept is not None:
             return kept
-        body = gzip.compress(_dump(self.listing(key, stage)), compresslevel=3)
+        body = gzip.compress(_dump(stage, self.annotated(key, stage)), compresslevel=3)
         return self._answers.keep(f"{key} {stage}", body)
 
 
@@ -91,21 +95,20 @@ def listing_url(key: str) -> str:
     return f"{LISTINGS_PATH}{quote(key)}/"
 
 
-def _dump(listing: Listing) -> bytes:
+def _dump(stage: str, found: compiled.Annotated) -> bytes:
     """As kernel_listing.js reads it."""
     classes = list(compiled.CLASSES)
     number = {name: i for i, name in enumerate(classes)} | {"": -1}
+    texts, frames, kinds, loops = zip(*found.lines, strict=True) if found.lines else ((),) * 4
     values = {
-        "stage": listing.stage,
-        "files": listing.files,
-        "hidden": listing.n_hidden,
-        "text": "\n".join(line.text for line in listing.lines),
-        "frames": [
-            list(itertools.chain.from_iterable(line.frames)) or None for line in listing.lines
-        ],
+        "stage": stage,
+        "files": found.files,
+        "hidden": found.n_hidden,
+        "text": "\n".join(texts),
+        "frames": [list(itertools.chain.from_iterable(places)) or None for places in frames],
         "classes": classes,
-        "kinds": [number[line.kind] for line in listing.lines],
-        "loops": list(_ranges(line.in_loop for line in listing.lines)),
+        "kinds": [number[kind] for kind in kinds],
+        "loops": list(_ranges(loops)),
     }
     return json.dumps(values, separators=(",", ":")).encode()
 

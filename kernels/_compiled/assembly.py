@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from kernels._compiled.records import CLASSES
 
@@ -19,7 +19,6 @@ class Instruction:
     kind: str  # one of CLASSES
     target: str | None = None  # the label that it may jump to
     goes_on: bool = True  # whether the next instruction may follow
-    line: int = 0  # of the listing, from 0
 
 
 @dataclass(frozen=True)
@@ -64,10 +63,10 @@ def marks(text: str, stage: str) -> dict[int, tuple[str, bool]]:
         "sass": (_SASS_LINE, _sass_instruction),
         "amdgcn": (_AMDGCN_LINE, _amdgcn_instruction),
     }[stage]
-    instructions, labels = _read(text, pattern, read)
+    instructions, lines, labels = _read(text, pattern, read)
     looping = set(_in_loops(instructions, labels))
     return {
-        instruction.line: (instruction.kind, index in looping)
+        lines[index]: (instruction.kind, index in looping)
         for index, instruction in enumerate(instructions)
         if instruction.target is None or labels.get(instruction.target) != index
     }
@@ -146,9 +145,10 @@ def _kind(opcode: str, classes: Sequence[tuple[re.Pattern[str], str]]) -> str:
 
 def _read(
     text: str, pattern: re.Pattern[str], read: Reader
-) -> tuple[list[Instruction], dict[str, int]]:
-    """Instructions in order, and label -> index of the instruction behind it."""
+) -> tuple[list[Instruction], list[int], dict[str, int]]:
+    """Instructions in order, the line of each, and label -> index of the instruction behind it."""
     instructions: list[Instruction] = []
+    lines: list[int] = []
     labels: dict[str, int] = {}
     for number, line in enumerate(text.splitlines()):
         label = _LABEL.match(line)
@@ -160,8 +160,9 @@ def _read(
             continue
         instruction = read(*found.groups())
         if instruction is not None:
-            instructions.append(replace(instruction, line=number))
-    return instructions, labels
+            instructions.append(instruction)
+            lines.append(number)
+    return instructions, lines, labels
 
 
 def _counts(found: Mapping[int, tuple[str, bool]]) -> Counts:
@@ -173,27 +174,35 @@ def _counts(found: Mapping[int, tuple[str, bool]]) -> Counts:
 
 
 def _in_loops(instructions: list[Instruction], labels: dict[str, int]) -> Iterator[int]:
-    """Indices of instructions from which a path leads back to themselves (Kosaraju's method)."""
-    n = len(instructions)
-    after: list[list[int]] = [[] for _ in range(n)]
-    before: list[list[int]] = [[] for _ in range(n)]
+    """Indices of instructions from which a path leads back to themselves (Kosaraju's method, on
+    stretches without a jump in or out)."""
+    starts = {0, *labels.values()}
     for index, instruction in enumerate(instructions):
-        following = [index + 1] if instruction.goes_on else []
-        if instruction.target in labels:
-            following.append(labels[instruction.target])
-        for other in following:
-            if other < n:
-                after[index].append(other)
-                before[other].append(index)
+        if instruction.target is not None or not instruction.goes_on:
+            starts.add(index + 1)
+    bounds = sorted(start for start in starts if start < len(instructions))
+    ends = [*bounds[1:], len(instructions)]
+    number = {start: block for block, start in enumerate(bounds)}
+    after: list[list[int]] = [[] for _ in bounds]
+    before: list[list[int]] = [[] for _ in bounds]
+    for block, end in enumerate(ends):
+        last = instructions[end - 1]
+        following = [end] if last.goes_on else []
+        if last.target in labels:
+            following.append(labels[last.target])
+        for other in (number[index] for index in following if index in number):
+            after[block].append(other)
+            before[other].append(block)
     finished: list[int] = []
-    seen = [False] * n
-    for start in range(n):
+    seen = [False] * len(bounds)
+    for start in range(len(bounds)):
         finished += _visit(start, after, seen)
-    seen = [False] * n
+    seen = [False] * len(bounds)
     for start in reversed(finished):
         component = _visit(start, before, seen)
         if len(component) > 1 or start in after[start]:
-            yield from component
+            for block in component:
+                yield from range(bounds[block], ends[block])
 
 
 def _visit(start: int, edges: list[list[int]], seen: list[bool]) -> list[int]:
