@@ -18,6 +18,7 @@ from typing import Any
 from kernels._compiled.records import CompileError
 
 ROOT = Path(__file__).parents[2]
+WORKER = Path(__file__).with_name("worker.py")
 # Variables that would change what is compiled or print into the answers.
 DROPPED = ("TRITON_", "DISABLE_PTXAS_OPT", "PTXAS_OPTIONS", "LLVM_", "MLIR_", "AMDGCN_")
 
@@ -153,7 +154,8 @@ class _Worker:
             if self.is_stopped:
                 raise CompileError("timeout", "stopped")
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "kernels._compiled.worker"],
+                # Not `-m`, which would load the package and with it torch.
+                [sys.executable, "-P", str(WORKER)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import inspect
 import io
 import json
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ def main() -> None:
         answers.write(json.dumps(values) + "\n")
         answers.flush()
 
+    use_light_package()
     load_once()
     for line in sys.stdin:
         job = json.loads(line)
@@ -45,6 +48,28 @@ def main() -> None:
         if "error" in values:
             values["error"] = "\n".join([values["error"], *said])
         answer(values)
+
+
+class LightPackage(types.ModuleType):
+    """`kernels` without what its `__init__` imports, until a name of it is asked for: torch takes
+    seconds, and the modules of our kernels need triton only."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or self.__spec__ is None or self.__spec__.loader is None:
+            raise AttributeError(name)
+        self.__class__ = types.ModuleType  # type: ignore[assignment]
+        self.__spec__.loader.exec_module(self)
+        return getattr(self, name)
+
+
+def use_light_package() -> None:
+    """For this process, which was started as a file and not as a module of the package."""
+    spec = importlib.util.find_spec("kernels")
+    assert spec is not None
+    package = LightPackage("kernels")
+    package.__spec__ = spec
+    package.__path__ = spec.submodule_search_locations or []
+    sys.modules["kernels"] = package
 
 
 def load_once() -> None:

@@ -6,6 +6,7 @@ import gzip
 import importlib.util
 import json
 import re
+import subprocess
 import sys
 import time
 from dataclasses import FrozenInstanceError, replace
@@ -295,6 +296,24 @@ def test_an_unknown_architecture_gets_the_compilers_words(monkeypatch) -> None:
         compiled.compile_config(DECAY, "sm_999", cache=Cache(None))
     assert caught.value.kind == "compiler" and "decay on sm_999" in str(caught.value)
     assert len(str(caught.value)) > 60
+
+
+def test_the_compilers_process_does_not_load_torch_unless_a_kernel_does() -> None:
+    code = (
+        "import importlib.util, sys\n"
+        f"spec = importlib.util.spec_from_file_location('worker', {str(pool.WORKER)!r})\n"
+        "worker = importlib.util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(worker)\n"
+        "worker.use_light_package()\n"
+        "import kernels._triton.chunks, kernels._triton.steps, kernels._triton.projection\n"
+        "assert 'torch' not in sys.modules\n"
+        "from kernels import scan_order\n"
+        "assert scan_order('es2d', 4, 4).n_sequences == 4 and 'torch' in sys.modules\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=pool.ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
 
 
 class _FakePython:
