@@ -248,6 +248,26 @@ def test_a_listing_that_cannot_be_fetched_says_why(show) -> None:
     assert len(page.asked) == n  # kept in memory
 
 
+def test_scrolling_while_a_stage_is_on_its_way_draws_nothing_of_it(show) -> None:
+    page = show(inspection(b=None))
+    code = pane(page, 1)
+    page.evaluate(
+        "() => { const ask = window.fetch; window.fetch = (...given) =>"
+        " new Promise((done) => setTimeout(() => done(ask(...given)), 400)); }"
+    )
+    select = code.locator("select").first
+    other = select.evaluate(
+        "(node) => [...node.options].map((o) => o.value).find((v) => v.includes(':'))"
+    )
+    select.select_option(other)
+    for top in (3000, 9000, 0):
+        code.locator(".wb-code").evaluate("(node, top) => { node.scrollTop = top; }", top)
+        page.set_viewport_size({"width": 1280, "height": 880 + top // 100})
+        page.wait_for_timeout(40)
+    code.locator(".wb-codeline", has_text="softplus").wait_for()
+    page.set_viewport_size({"width": 1280, "height": 900})
+
+
 def test_choices_ask_for_a_kernel_by_name(show) -> None:
     page = show(inspection(b=None))
     page.get_by_label("tile of A").select_option("steps_forward-map-rank16-fp32-8x1x1")

@@ -156,7 +156,13 @@ window.WorkbenchParts.lines = (kit) => {
       this.observer.observe(this.node);
     }
 
+    /* Until the next `fill` nothing is drawn: what the lines are made of is on its way. */
+    wait() {
+      this.isWaiting = true;
+    }
+
     fill(count, columns) {
+      this.isWaiting = false;
       this.count = count;
       for (const node of this.live.values()) node.remove();
       this.live.clear();
@@ -177,6 +183,7 @@ window.WorkbenchParts.lines = (kit) => {
     }
 
     paint() {
+      if (this.isWaiting) return;
       const [top, bottom] = this.range();
       const [first, last] = [Math.max(0, top - SPARE), Math.min(this.count - 1, bottom + SPARE)];
       for (const [i, node] of this.live) if (i < first || i > last) { node.remove(); this.live.delete(i); }

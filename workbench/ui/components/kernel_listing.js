@@ -64,6 +64,7 @@ window.WorkbenchParts.listing = (kit) => {
       if (url === this.url && this.listing) return line === undefined ? undefined : this.view.show(line, true);
       this.url = url;
       this.listing = null;
+      this.view.wait();
       this.linked = this.matches = [];
       const slow = setTimeout(() => this.url === url && this.hold.replaceChildren(message(`Loading ${stageText(stage)}`, "")), 120);
       try {
