@@ -14,6 +14,8 @@ from pathlib import Path
 from tests.browser.conftest import CHROMIUM_FLAGS, ROOT, start_app, watch
 from tests.conftest import find_browser
 
+# Picture -> the panel that stands at its top, where it is not the page's first.
+SCROLLED = {"inspector.png": "lab_kern_code"}
 SHOTS = (
     ("light", 1440, 900),
     ("dark", 1440, 900),
@@ -25,7 +27,8 @@ README = {
     "erf.png": "?tab=erf&image=coffee&stage=2&y=11&x=17&nets=scan,timm:tf_efficientnet_lite0",
     "attribution.png": "?tab=attribution&image=rocket&stage=2&beside=scan",
     "profiler.png": "?tab=profiler&stage=1",
-    "kernels.png": "?tab=kernels&stage=1&kernel_b=steps_forward-map-rank16-fp32-32x1x1",
+    "kernels.png": "?tab=kernels&stage=1",
+    "inspector.png": "?tab=kernels&stage=1&kernel_b=steps_forward-map-rank16-bf16-64x1x1",
 }
 
 
@@ -56,6 +59,9 @@ def main() -> int:
                 watched.open(f"{query}&__theme={theme}")
                 folder = args.all or ROOT / "assets"
                 folder.mkdir(parents=True, exist_ok=True)
+                if panel := SCROLLED.get(name):
+                    top = f"[data-panel='{panel}']"
+                    watched.page.evaluate("(p) => document.querySelector(p).scrollIntoView()", top)
                 watched.page.mouse.move(2, 2)
                 watched.page.wait_for_timeout(800)
                 watched.page.screenshot(path=folder / name)

@@ -76,19 +76,18 @@ def _roofline(
     left = min(float(intensity.min()), lowest / memory) / 2.5
     right = max(float(intensity.max()), ceilings["peak"] / memory) * 25
     ranked = sorted(ceilings.items(), key=lambda item: -item[1])
-    shift = 0.0  # points further down, where the ceiling above is close
     for n, (name, level) in enumerate(ranked):
-        is_close = n > 1 and level > 0.8 * ranked[n - 1][1]
-        shift = shift + 7 if is_close else 0.0
+        # The highest is named above its line, the lowest below, the middle one where it has room.
+        is_above = n == 0 or (n == 1 and ranked[2][1] > 0.8 * level)
         style = ":" if name == "peak" else "-"
         axes.plot([level / memory, right], [level] * 2, style, color=LIGHT["@conv"], linewidth=0.7)
         axes.annotate(
             f"{name}, {_si(level)}FLOP/s",
             (right, level),
-            xytext=(-2, -2 - shift if n else 2),
+            xytext=(-2, 2 if is_above else -2),
             textcoords="offset points",
             ha="right",
-            va="top" if n else "bottom",
+            va="bottom" if is_above else "top",
             fontsize=5.5,
             color=LIGHT["@muted"],
         )

@@ -221,18 +221,16 @@ window.WorkbenchParts.roofline = (kit) => {
       }
       const each = (of) => number(mix / total(of), 2);
       const expWords = rates.has_exp_unit ? "exp unit" : "exp as polynomials";
-      // Named at the right end: the highest above its line, the others below theirs and apart.
+      // Named at the right end: the highest above its line, the lowest below, the middle one where it has room.
       const named = [
         [`FMA alone × 2 FLOP: ${si(ceilings.peak)}`, ceilings.peak],
         [`FMA in this mix × ${each((x) => x.fmas)} FLOP: ${si(ceilings.fma)}`, ceilings.fma],
         [`${expWords} × ${each((x) => x.exps)} FLOP: ${si(ceilings.exp)}`, ceilings.exp],
       ].sort((left, right) => right[1] - left[1]);
-      let free = -Infinity; // px from the top
+      const px = named.map(([, level]) => ((y1 - Math.log10(level)) / (y1 - y0)) * (this.plot.clientHeight - 38));
       const annotations = named.map(([text, level], i) => {
-        const at = ((y1 - Math.log10(level)) / (y1 - y0)) * (this.plot.clientHeight - 38);
-        const top = i ? Math.max(at, free) : at;
-        if (i) free = top + 12;
-        return { text, x: x1, y: Math.log10(level), xanchor: "right", yanchor: i ? "top" : "bottom", yshift: at - top, showarrow: false, font: { size: 10.5, color: "@muted" }, borderpad: 1 };
+        const isAbove = i === 0 || (i === 1 && px[2] - px[1] < 16);
+        return { text, x: x1, y: Math.log10(level), xanchor: "right", yanchor: isAbove ? "bottom" : "top", showarrow: false, font: { size: 10.5, color: "@muted" }, borderpad: 1 };
       });
       annotations.push(this.onDiagonal(rates.memory, x0, x1, y0, y1, `memory, ${si(rates.memory)}B/s`));
       const axis = { type: "log", color: "@muted", gridcolor: "@line", linecolor: "@line", zeroline: false, ticks: "", tickfont: { size: 10.5 }, dtick: 1, exponentformat: "power", fixedrange: true };
