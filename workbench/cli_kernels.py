@@ -55,6 +55,7 @@ def add_kernel_commands(
             add("--px", type=int, default=view.what_size, choices=WHAT_SIZES, help="input pixels")
             add("--step", type=int, default=view.what_step, choices=WHAT_STEPS, help="of ES2D")
             add("--passes", default=view.what_passes, choices=PROF_PASSES)
+            add("--no-measure", action="store_true", help="the two schemes' floors only, at once")
         add_files(command)
 
 
@@ -119,6 +120,8 @@ def kernel_results(
 ) -> dict[str, Any]:
     """Results by the names that export files and `figures.paper` use."""
     lab = wb.kernel_lab
+    if args.command == "roofline" and args.no_measure:
+        return {"what_if": lab.what_if(view)}
     if args.command == "roofline":
         return {"roofline": follow(lab.roofline(view)), "what_if": lab.what_if(view)}
     if args.command == "token":

@@ -263,8 +263,11 @@ class KernelLab:
         )
 
     def _gpu(self, view: View) -> str:
-        """The GPU whose launch is told: the view's, or the default one for this machine's."""
-        return View().what_device if view.what_device == HERE else view.what_device
+        """The GPU whose launch is told: the view's; of this machine its own where the cost model
+        knows it, else the default."""
+        if view.what_device != HERE:
+            return view.what_device
+        return token_cost.gpu_here(self._wb.device) or View().what_device
 
 
 def _check_target(target: str) -> str:

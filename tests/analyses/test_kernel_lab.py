@@ -219,3 +219,18 @@ def test_the_tab_is_exported_and_drawn_again(wb: Workbench) -> None:
     assert {"roofline.csv", "what_if.csv", "kernel.csv", "token.csv"} <= set(files)
     assert len(files["roofline.csv"].splitlines()) > len(results["what_if"].rows)
     assert set(compute_all(wb, replace(view, stage=4))) == {"roofline", "what_if", "kernel"}
+
+
+def test_a_cache_that_cannot_be_written_costs_time_only(
+    wb: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled, "default_cache", lambda: compiled.Cache(None))
+    result = result_of(wb.kernel_lab.inspect(replace(VIEW, kern_a="merge-bf16")))
+    assert result.a.is_compiled and not result.a.is_cached
+    assert "STG" in " ".join(line.text for line in wb.kernel_lab.listing(result.a, "sass").lines)
+
+
+def test_a_reader_of_this_machine_sees_a_gpus_launch(wb: Workbench) -> None:
+    """Without a GPU here the token's kernel is that of the default one, and says so."""
+    cost = wb.kernel_lab.token(replace(VIEW, what_device=HERE))
+    assert cost.device == View().what_device and cost.target == "sm_90"

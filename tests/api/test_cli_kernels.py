@@ -25,6 +25,16 @@ def test_floors_and_measured_points_become_files(
         assert {row["scan"] for row in csv.DictReader(file)} == {"es2d:step=2", "ss2d"}
 
 
+def test_floors_alone_measure_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workbench.analyses.roofline.measure", None)
+    flags = ["--model", "small", "--on", "MI300X", "--no-measure", "--format", "json,csv"]
+    assert main(["roofline", *flags, "--out", str(tmp_path)]) == 0
+    assert "ss2d : es2d:step=2" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} == {"what_if.json", "what_if.csv"}
+
+
 def test_the_cost_of_a_token(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--model", "test", "--size", "64", "--stage", "1", "--y", "3", "--x", "5"]
     assert main(["token", *flags, "--out", str(tmp_path), "--format", "csv,json"]) == 0

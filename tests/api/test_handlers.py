@@ -313,3 +313,36 @@ def test_messages_cannot_carry_markup(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(handlers.gr, "Warning", seen.append)
     handlers.warn("<img src=x onerror=alert(1)>")
     assert seen == ["&lt;img src=x onerror=alert(1)&gt;"]
+
+
+def test_kernels_are_chosen_from_the_lists_only(handlers: Handlers, view: View) -> None:
+    plain = View()
+    other = "chunks_forward-map-rank16-fp32-4x64x8"
+    chosen = handlers.choose_kernel(view, event(do="kernel", a=other, target="sm_80"))["view"]
+    assert (chosen.kern_a, chosen.kern_target, chosen.kern_b) == (other, "sm_80", "")
+    # AMD ships another tile of it.
+    amd = handlers.choose_kernel(chosen, event(do="kernel", a=other, target="gfx942"))["view"]
+    assert amd.kern_target == "gfx942" and amd.kern_a.startswith("chunks_forward-map-rank16-fp32-")
+    assert amd.kern_a in {c.name for c in handlers.wb.kernel_lab.choices("gfx942")}
+    both = event(do="kernel", a=plain.kern_a, target="sm_90", b=other, target_b="gfx942")
+    found = handlers.choose_kernel(view, both)["view"]
+    assert found.kern_target_b == "gfx942" and found.kern_b == amd.kern_a
+    assert not handlers.messages
+    for bad in (
+        {"a": "os.system", "target": "sm_90"},
+        {"a": other, "target": "../sm_90"},
+        {"a": other, "target": "sm_90", "b": "x" * 10_000},
+    ):
+        assert handlers.choose_kernel(view, event(do="kernel", **bad))["view"] == view
+    assert len(handlers.messages) == 3
+    assert handlers.choose_kernel(view, event())["view"] == view
+
+
+def test_sliders_of_the_cost_model_are_kept(handlers: Handlers, view: View) -> None:
+    let_go = {"device": "A100 80GB", "size": 512, "batch": 32, "step": 3}
+    words = {"dtype": "float32", "passes": "train"}
+    found = handlers.choose_kernel(view, event(do="what", **let_go, **words))["view"]
+    assert {name: getattr(found, f"what_{name}") for name in (*let_go, *words)} == let_go | words
+    for bad in ({"device": "abacus"}, {"size": 5}, {"batch": "many"}, {"passes": "up"}):
+        kept = handlers.choose_kernel(view, event(do="what", **(let_go | words | bad)))["view"]
+        assert kept == view or (bad == {"batch": "many"} and kept.what_batch == view.what_batch)

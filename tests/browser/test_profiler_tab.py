@@ -74,6 +74,8 @@ def test_the_modules_mark_the_stage_and_pick_it(watched) -> None:
     panel = watched.page.locator("[data-panel='lab_prof_trace']")
     panel.get_by_role("radio", name="Modules").click()
     assert "EVSSBlock" in panel.inner_text()
+    marked = panel.locator(".wb-inblock").first
+    assert "stage 1, block 1" in marked.inner_text()
     before = watched.ids()
     panel.get_by_role("button", name="stage 2").first.click()
     watched.page.wait_for_function("() => location.search.includes('stage=2')")

@@ -136,6 +136,13 @@ def step_bytes(
     return loads, {"y": channels * (FLOAT32 if order.merge == "sum" else width)}
 
 
+def gpu_here(device: torch.device) -> str | None:
+    """What `kernels.gpus` calls the GPU of this machine; None where it is none or not known."""
+    if device.type != "cuda":
+        return None
+    return GPU_OF_DEVICE.get(torch.cuda.get_device_name(device))
+
+
 def facts_of(gpu: Gpu) -> launch.DeviceFacts:
     """What the launcher would find on a GPU of this kind; tiles measured on one count."""
     target = TARGETS.get(gpu.target or "")
