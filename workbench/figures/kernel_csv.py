@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
 from workbench.figures.kernel_floors import PASS_WORDS
+from workbench.figures.profiler_csv import csv_table
 from workbench.floors import LIMITERS, Setting, floors, known_rates, position
 from workbench.kernel_results import RooflineResult, TokenCost, WhatIfResult
 
@@ -61,7 +59,7 @@ def roofline_csv(result: RooflineResult, setting: Setting) -> bytes:
                 " ".join(repr(float(v)) for v in m.samples_ms),
             ]
         )
-    return _csv(FLOOR_HEAD, rows)
+    return csv_table(FLOOR_HEAD, rows)
 
 
 def what_if_csv(result: WhatIfResult) -> bytes:
@@ -81,7 +79,7 @@ def what_if_csv(result: WhatIfResult) -> bytes:
         ]
         for i, r in enumerate(result.rows)
     ]
-    return _csv(head, rows)
+    return csv_table(head, rows)
 
 
 def token_csv(costs: Mapping[str, TokenCost]) -> bytes:
@@ -108,20 +106,4 @@ def token_csv(costs: Mapping[str, TokenCost]) -> bytes:
         ]
         shared = (slot, c.scan, c.stage, c.y, c.x, c.device, c.batch, c.kernel, c.target)
         rows += [[*shared, *number] for number in numbers]
-    return _csv(head, rows)
-
-
-def _csv(head: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\r\n")
-    writer.writerow(head)
-    writer.writerows([[_field(value) for value in row] for row in rows])
-    return buffer.getvalue().encode("utf-8")
-
-
-def _field(value: object) -> object:
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return ""
-    return value
+    return csv_table(head, rows)

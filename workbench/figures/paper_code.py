@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -18,7 +15,7 @@ from workbench.figures.kernel_words import (
     tile_text,
 )
 from workbench.figures.paper_parts import LEFT, SMALL, TITLE, Sheet
-from workbench.figures.profiler_csv import FORMULA, provenance_line
+from workbench.figures.profiler_csv import csv_table, provenance_line
 from workbench.figures.theme import LIGHT, percent
 from workbench.kernel_results import InspectResult, KernelChoice, KernelNumbers
 
@@ -80,12 +77,12 @@ def inspect_csv(result: InspectResult) -> bytes:
         *(f"{name.replace(' ', '_')}_ms" for name in stages),
     )
     rows = [_numbers_row(slot, n, classes, stages) for slot, n in _rows(result)]
-    return _table(head, rows)
+    return csv_table(head, rows)
 
 
 def choices_csv(choices: Sequence[KernelChoice]) -> bytes:
     """Every configuration that can be inspected on a target; 0 elements: not applicable."""
-    return _table(CHOICE_HEAD, [[getattr(c, name) for name in CHOICE_HEAD] for c in choices])
+    return csv_table(CHOICE_HEAD, [[getattr(c, name) for name in CHOICE_HEAD] for c in choices])
 
 
 def _rows(result: InspectResult) -> list[tuple[str, KernelNumbers]]:
@@ -111,24 +108,6 @@ def _numbers_row(
     stored = [n.baseline.get(name, "") for name in STORED_WORDS]
     times = [n.stage_ms.get(name, "") for name in stages]
     return [slot, n.config, n.target, n.product, n.status, *known, *stored, *times]
-
-
-def _table(head: Iterable[str], rows: Iterable[Sequence[object]]) -> bytes:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer)
-    writer.writerow(head)
-    for row in rows:
-        writer.writerow([_field(value) for value in row])
-    return buffer.getvalue().encode(errors="replace")
-
-
-def _field(value: object) -> object:
-    """Exact numbers; a compiler's words never run as a spreadsheet's formula."""
-    if isinstance(value, float):
-        return repr(value) if math.isfinite(value) else ""
-    if isinstance(value, str) and value.startswith(FORMULA):
-        return "'" + value
-    return value
 
 
 def _cut(words: str, most: int) -> str:

@@ -41,7 +41,7 @@ def sweep_csv(result: SweepResult) -> bytes:
         ]
         for p in result.points
     ]
-    return _csv(SWEEP_HEAD, rows)
+    return csv_table(SWEEP_HEAD, rows)
 
 
 def sweep_latex(result: SweepResult) -> str:
@@ -82,12 +82,14 @@ def trace_csv(result: TraceResult) -> dict[str, bytes]:
     modules = ("path", "kind", "depth", "stage", "block", *cost)
     steps = [f"step_{i}_ns" for i in range(result.operator_steps_ns.shape[-1])]
     return {
-        "operators": _csv(
+        "operators": csv_table(
             ("name", *cost, *steps),
             _rows(result.operators, ("name", *cost), result.operator_steps_ns),
         ),
-        "kernels": _csv(kernels, _rows(result.kernels, kernels)),
-        "modules": _csv((*modules, *steps), _rows(result.modules, modules, result.module_steps_ns)),
+        "kernels": csv_table(kernels, _rows(result.kernels, kernels)),
+        "modules": csv_table(
+            (*modules, *steps), _rows(result.modules, modules, result.module_steps_ns)
+        ),
     }
 
 
@@ -109,10 +111,11 @@ def comparison_csv(comparison: RunComparison) -> bytes:
     names = ("table", "name", "a_ms", "b_ms", "ratio", "low", "high", "verdict")
     rows = _rows(comparison.rows, names)
     head = ("run_a", "run_b", *names)
-    return _csv(head, [[comparison.a, comparison.b, *row] for row in rows])
+    return csv_table(head, [[comparison.a, comparison.b, *row] for row in rows])
 
 
-def _csv(head: Iterable[str], rows: Iterable[Sequence[object]]) -> bytes:
+def csv_table(head: Iterable[str], rows: Iterable[Sequence[object]]) -> bytes:
+    """A file for a spreadsheet: exact numbers, nothing for nan, and no text runs as a formula."""
     buffer = io.StringIO()
     writer = csv.writer(buffer)
     writer.writerow(head)
@@ -123,7 +126,6 @@ def _csv(head: Iterable[str], rows: Iterable[Sequence[object]]) -> bytes:
 
 
 def _field(value: object) -> object:
-    """Exact numbers, nothing for nan; a name from a file never runs as a spreadsheet's formula."""
     if isinstance(value, float):
         return repr(float(value)) if math.isfinite(value) else ""
     if isinstance(value, str) and value.startswith(FORMULA):
