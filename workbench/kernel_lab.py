@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kernels import ScanSpec, compiled
 from models.registry import model_spec
@@ -143,26 +143,18 @@ class KernelLab:
         """The grid at once; then with this machine's rates and its scans, measured."""
         view = self._wb.resolve(view)
         grid = self.grid(view)
-        size, batch, dtype = self._measured_setting(view)
-        key = run_key(
-            "roofline",
-            model=view.model,
-            pair=self.pair(view),
-            setting=(size, batch, dtype, view.what_passes),
-        )
+        setting, pair = self._measured_setting(view), self.pair(view)
+        key = run_key("roofline", model=view.model, pair=pair, setting=setting)
         if (kept := self._wb.results.get(key)) is not None:
             yield kept
             return
         run = roofline.roofline(
             grid,
-            size=size,
-            batch=batch,
-            dtype=dtype,
-            passes=view.what_passes,
             device=self._wb.device,
             backend=self._wb.backend,
-            scans=self.pair(view),
+            scans=pair,
             token=token,
+            **setting,
         )
         for item in self._wb.stepwise(run, token):
             if isinstance(item, RooflineResult):
@@ -243,12 +235,18 @@ class KernelLab:
 
     # Inside
 
-    def _measured_setting(self, view: View) -> tuple[int, int, str]:
-        """Size, batch and type that are measured here: the view's on this machine, else one image
-        in float32."""
-        if view.what_device == HERE:
-            return view.what_size, view.what_batch, view.what_dtype
-        return view.what_size, 1, "float32"
+    def _measured_setting(self, view: View) -> dict[str, Any]:
+        """What is measured here: the view's setting on this machine; beside another device's floors
+        one image at the usual size, once, so that sliders need not wait for it."""
+        plain = View()
+        if view.what_device != HERE:
+            return {"size": plain.what_size, "batch": 1, "dtype": "float32", "passes": "forward"}
+        return {
+            "size": view.what_size,
+            "batch": view.what_batch,
+            "dtype": view.what_dtype,
+            "passes": view.what_passes,
+        }
 
     def _device_name(self, view: View) -> str:
         """The device of the what-if as the grid lists it."""
