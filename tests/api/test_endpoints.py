@@ -256,7 +256,7 @@ def test_export(client) -> None:
     answer = client.predict(**TEST_MODEL, api_name="/export")
     with zipfile.ZipFile(io.BytesIO(base64.b64decode(answer["base64"]))) as archive:
         names = archive.namelist()
-    assert sum(name.endswith(".png") for name in names) == 5
+    assert sum(name.endswith(".png") for name in names) == 4
     assert {"token_a.json", "token_b.json", "token.csv"} <= set(names)
     assert any(name.endswith(".npz") for name in names)
 
@@ -272,7 +272,7 @@ def test_export_of_the_scan_tab(client) -> None:
     assert set(bundle.results) == {*paths, *reaches, *costs, "schemes"}
     assert bundle.results["scan_c"].provenance.scan == "zigma:path=0"
     assert (bundle.results["reach_a"].y, bundle.results["reach_a"].x) == (3, 4)
-    assert set(bundle.pictures) == {"scan", "reach", "token"}
+    assert set(bundle.pictures) == {"scan", "reach"}
     head, *rows = bundle.tables["schemes"].decode().splitlines()
     assert head.startswith("scan,label") and len(rows) == len(bundle.results["schemes"].rows)
     assert "tab=scan" in bundle.extra["link"]

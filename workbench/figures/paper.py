@@ -112,7 +112,8 @@ def _kernel_lab(results: dict[str, Any]) -> dict[str, Figure]:
         found["roofline"] = roofline_figure(
             results["roofline"], what.scan_a, what.scan_b, setting_of(what)
         )
-    if tokens := {slot: results[f"token_{slot}"] for slot in "abc" if f"token_{slot}" in results}:
+    tokens = {slot: results[f"token_{slot}"] for slot in "abc" if f"token_{slot}" in results}
+    if tokens and "scan_a" not in results:  # beside a path its numbers stand in that panel
         found["token"] = token_figure(tokens)
     if "kernel" in results:
         found["kernel"] = inspect_figure(results["kernel"])
