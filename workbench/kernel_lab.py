@@ -89,10 +89,9 @@ class KernelLab:
         )
 
     def setting(self, view: View) -> dict[str, str | int]:
-        """Where the sliders stand; the device as the grid names it."""
-        device = self._machine.device if self._machine and view.what_device == HERE else ""
+        """Where the sliders stand, see `workbench.floors`."""
         return {
-            "device": device or view.what_device,
+            "device": view.what_device,
             "size": view.what_size,
             "batch": view.what_batch,
             "step": view.what_step,
@@ -107,10 +106,6 @@ class KernelLab:
     def targets(self) -> dict[str, str]:
         """Target -> "" where it can be compiled for, else why not."""
         return inspection.targets()
-
-    def device_key(self, device: str) -> str:
-        """`View.what_device` of a device as the grid names it."""
-        return HERE if self._machine and device == self._machine.device else device
 
     def grid(self, view: View) -> CostGrid:
         """Costs of every scheme that a network can run, for square inputs of `WHAT_SIZES`."""
@@ -129,7 +124,7 @@ class KernelLab:
             self._measure_rates()
         return cost_grid.what_if(
             self.grid(view),
-            self._device_name(view),
+            view.what_device,
             view.what_size,
             view.what_batch,
             view.what_dtype,
@@ -194,10 +189,10 @@ class KernelLab:
             provenance=self._wb.provenance(view, which),
         )
         try:
-            kernel = compiled.cached(compiled.find(cost.kernel, cost.target), cost.target)
-        except compiled.CompileError:
+            kernel = SHOWN.kernel(f"{cost.target}/{cost.kernel}")
+        except BadInputError:  # not compiled here yet
             return cost
-        return token_cost.with_instructions(cost, kernel) if kernel else cost
+        return token_cost.with_instructions(cost, kernel)
 
     def tokens(self, view: View) -> dict[str, TokenCost]:
         """The costs under each of the view's schemes, by slot: of those that a network here can
@@ -247,13 +242,6 @@ class KernelLab:
             "dtype": view.what_dtype,
             "passes": view.what_passes,
         }
-
-    def _device_name(self, view: View) -> str:
-        """The device of the what-if as the grid lists it."""
-        if view.what_device != HERE:
-            return view.what_device
-        assert self._machine is not None
-        return self._machine.device
 
     def _measure_rates(self) -> None:
         self._machine = self._wb.once(

@@ -267,7 +267,7 @@ class Handlers:
         elif data.get("do") == "what":
             wanted = replace(
                 view,
-                what_device=lab.device_key(str(data.get("device"))),
+                what_device=str(data.get("device")),
                 what_size=self._integer(data.get("size"), view.what_size),
                 what_batch=self._integer(data.get("batch"), view.what_batch),
                 what_step=self._integer(data.get("step"), view.what_step),
