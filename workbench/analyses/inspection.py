@@ -5,10 +5,8 @@ Compiling happens in processes of its own and needs neither a GPU nor the device
 
 from __future__ import annotations
 
-import contextlib
-import queue
-import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -23,10 +21,11 @@ TIMEOUT_S = 60.0  # of one compilation
 AT_ONCE = 2  # compilations
 POLL_S = 0.2  # between two looks at the token
 COMPILED = "compiled ahead of time in a process of its own; nothing was run, no number is a time"
-JOBS = threading.Semaphore(AT_ONCE)  # of all sessions together
+COMPILERS = ThreadPoolExecutor(AT_ONCE, "compiler")  # of all sessions together
 
 Job = tuple[str, str]  # configuration, target
-Outcome = tuple[Job, compiled.CompiledKernel | compiled.CompileError, bool]  # whether it was cached
+Result = compiled.CompiledKernel | compiled.CompileError
+Outcome = tuple[Job, Result, bool]  # whether it was cached
 
 
 def targets() -> dict[str, str]:
@@ -90,48 +89,33 @@ def _compiled_jobs(jobs: list[Job], token: CancelToken | None) -> Iterator[Progr
             waiting.append(job)
         else:
             yield job, kernel, True
-    done: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
-    pending: queue.SimpleQueue[Job] = queue.SimpleQueue()
-    for job in waiting:
-        pending.put(job)
-    is_over = threading.Event()
-
-    def work() -> None:
-        while not is_over.is_set():
-            try:
-                job = pending.get_nowait()
-            except queue.Empty:
-                return
-            found: compiled.CompiledKernel | compiled.CompileError
-            with JOBS:
-                try:
-                    found = compiled.compile_config(compiled.find(*job), job[1], TIMEOUT_S)
-                except compiled.CompileError as error:
-                    found = error
-            done.put((job, found, False))
-
-    for _ in range(min(AT_ONCE, len(waiting))):
-        threading.Thread(target=work, daemon=True).start()
-    left = dict.fromkeys(waiting)
+    running = {COMPILERS.submit(_compile, job): job for job in waiting}
     try:
-        while left:
-            targets = ", ".join(target for _, target in left)
-            yield Progress(len(waiting) - len(left), len(waiting), f"compiling for {targets}")
-            outcome = None
-            while outcome is None:
+        while running:
+            targets = ", ".join(target for _, target in running.values())
+            yield Progress(len(waiting) - len(running), len(waiting), f"compiling for {targets}")
+            done: set[Future[Result]] = set()
+            while not done:
                 if token:
                     token.check()
-                with contextlib.suppress(queue.Empty):
-                    outcome = done.get(timeout=POLL_S)
-            del left[outcome[0]]
-            yield outcome
+                done, _ = wait(running, POLL_S, FIRST_COMPLETED)
+            for future in done:
+                yield running.pop(future), future.result(), False
     finally:
-        is_over.set()
+        for future in running:
+            future.cancel()
+
+
+def _compile(job: Job) -> Result:
+    try:
+        return compiled.compile_config(compiled.find(*job), job[1], TIMEOUT_S)
+    except compiled.CompileError as error:
+        return error
 
 
 def _numbers(
     job: Job,
-    result: compiled.CompiledKernel | compiled.CompileError,
+    result: Result,
     is_cached: bool,
     stored: Mapping[str, Mapping[str, Mapping[str, int]]],
 ) -> KernelNumbers:
