@@ -8,15 +8,12 @@ import numba
 import numpy as np
 
 from kernels._cpu.simd import (
-    LANES,
     at_least,
     at_most,
     clamp_exponent,
     fma,
-    load,
     scale_by_power,
     splat,
-    store,
     where_greater,
     where_ordered,
 )
@@ -103,13 +100,3 @@ def softplus(x):
     value = fma(s + s, p, at_least(x, zero))
     slope = where_greater(zero, x, e, one) * e2 * inverse
     return where_greater(x, cut, x, value), where_greater(x, cut, one, slope)
-
-
-@compiled
-def softplus_tile(steps, gates, slopes):
-    """softplus of `[steps, 16]` in place; its derivative to `slopes` unless that is 0."""
-    for t in range(steps):
-        dt, slope = softplus(load(gates, t * LANES))
-        store(gates, t * LANES, dt)
-        if slopes != 0:
-            store(slopes, t * LANES, slope)

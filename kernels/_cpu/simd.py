@@ -101,12 +101,25 @@ def _masked_store(builder, pointer, n_valid, value):
     builder.call(fn, [value, pointer, _I32(4), _lane_mask(builder, n_valid)])
 
 
+def _is_full(builder, n_valid):
+    return builder.icmp_signed(">=", n_valid, n_valid.type(LANES))
+
+
 @intrinsic
 def load_first(typingctx, base, offset, n_valid):
     """The first `n_valid` floats, 0 in the other lanes; the rest of memory is not touched."""
 
     def codegen(context, builder, signature, args):
-        return _masked_load(builder, _address(builder, *args[:2], _VEC), args[2])
+        pointer = _address(builder, *args[:2], _VEC)
+        with builder.if_else(_is_full(builder, args[2]), likely=True) as (full, part):
+            with full:
+                whole, from_full = builder.load(pointer, align=4), builder.block
+            with part:
+                first, from_part = _masked_load(builder, pointer, args[2]), builder.block
+        value = builder.phi(_VEC)
+        value.add_incoming(whole, from_full)
+        value.add_incoming(first, from_part)
+        return value
 
     return f32x16(types.int64, types.int64, types.int64), codegen
 
@@ -116,7 +129,13 @@ def store_first(typingctx, base, offset, n_valid, value):
     """Write the first `n_valid` lanes; the rest of memory is not touched."""
 
     def codegen(context, builder, signature, args):
-        _masked_store(builder, _address(builder, *args[:2], _VEC), args[2], args[3])
+        pointer = _address(builder, *args[:2], _VEC)
+        # Masked stores of AVX2 take tens of cycles on some processors; nearly all are full.
+        with builder.if_else(_is_full(builder, args[2]), likely=True) as (full, part):
+            with full:
+                builder.store(args[3], pointer, align=4)
+            with part:
+                _masked_store(builder, pointer, args[2], args[3])
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, types.int64, f32x16), codegen
@@ -316,28 +335,47 @@ def transpose(typingctx, source, source_stride, n_rows, n_columns, target, targe
 
     def codegen(context, builder, signature, args):
         source, source_stride, n_rows, n_columns, target, target_stride, n_stored = args
-        zero = _I64(0)
-        rows = []
-        for i in range(LANES):
-            width = builder.select(builder.icmp_signed("<", _I64(i), n_rows), n_columns, zero)
-            at = _address(builder, source, builder.mul(source_stride, _I64(i)), _VEC)
-            rows.append(_masked_load(builder, at, width))
-        for width in (1, 2, 4, 8):
-            low, high = _pair_masks(width)
-            mixed = list(rows)
-            for i in range(LANES):
-                if not i & width:
-                    a, b = rows[i], rows[i + width]
-                    mixed[i] = builder.shuffle_vector(a, b, low)
-                    mixed[i + width] = builder.shuffle_vector(a, b, high)
-            rows = mixed
-        for i in range(LANES):
-            width = builder.select(builder.icmp_signed("<", _I64(i), n_columns), n_stored, zero)
-            at = _address(builder, target, builder.mul(target_stride, _I64(i)), _VEC)
-            _masked_store(builder, at, width, rows[i])
+
+        def row(base, stride, i):
+            return _address(builder, base, builder.mul(stride, _I64(i)), _VEC)
+
+        def valid(i, n, width):
+            return builder.select(builder.icmp_signed("<", _I64(i), n), width, _I64(0))
+
+        is_full = builder.and_(_is_full(builder, n_rows), _is_full(builder, n_columns))
+        is_full = builder.and_(is_full, _is_full(builder, n_stored))
+        with builder.if_else(is_full, likely=True) as (full, part):
+            with full:
+                rows = [builder.load(row(source, source_stride, i), align=4) for i in range(LANES)]
+                for i, lanes in enumerate(_transposed(builder, rows)):
+                    builder.store(lanes, row(target, target_stride, i), align=4)
+            with part:
+                rows = [
+                    _masked_load(
+                        builder, row(source, source_stride, i), valid(i, n_rows, n_columns)
+                    )
+                    for i in range(LANES)
+                ]
+                for i, lanes in enumerate(_transposed(builder, rows)):
+                    place = row(target, target_stride, i)
+                    _masked_store(builder, place, valid(i, n_columns, n_stored), lanes)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 7), codegen
+
+
+def _transposed(builder, rows):
+    """Columns of a square of lanes."""
+    for width in (1, 2, 4, 8):
+        low, high = _pair_masks(width)
+        mixed = list(rows)
+        for i in range(LANES):
+            if not i & width:
+                a, b = rows[i], rows[i + width]
+                mixed[i] = builder.shuffle_vector(a, b, low)
+                mixed[i + width] = builder.shuffle_vector(a, b, high)
+        rows = mixed
+    return rows
 
 
 def _operator(function, instruction: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from kernels._cpu import columns as col
-from kernels._cpu.arithmetic import LOG2E, NAN, ONE, ZERO, compiled, exp, inlined, softplus_tile
+from kernels._cpu.arithmetic import LOG2E, NAN, ONE, ZERO, compiled, exp, inlined, softplus
 from kernels._cpu.simd import (
     LANES,
     column,
@@ -165,6 +165,24 @@ def write_tokens(p, target, b, k, v, t0, steps, tile):
             store_first(target, at, n_valid, value)
 
 
+@compiled
+def finish_inputs(steps, is_softplus, inputs, gates, slopes, dt_u):
+    """dt, its slope (unless `slopes` is 0) and dt * u from u and from the raw dt in `dt_u`.
+
+    The raw dt does not lie where dt goes: LLVM would make masked stores of softplus' selects then,
+    and those of AVX2 are slow.
+    """
+    for t in range(steps):
+        raw = load(dt_u, t * LANES)
+        dt, slope = softplus(raw) if is_softplus else (raw, splat(ONE))
+        # exp2 of a NaN of this sign is infinite, so it reaches the states and all gradients.
+        dt = where_ordered(dt, dt, splat(NAN))
+        store(gates, t * LANES, dt)
+        store(dt_u, t * LANES, dt * load(inputs, t * LANES))
+        if slopes != 0:
+            store(slopes, t * LANES, slope)
+
+
 @inlined
 def read_inputs(p, b, k, v, t0, steps, weight, inputs, gates, slopes, dt_u):
     """u, dt, the slope of softplus (unless `slopes` is 0) and dt * u of a chunk, each `[steps,
@@ -183,20 +201,10 @@ def read_inputs(p, b, k, v, t0, steps, weight, inputs, gates, slopes, dt_u):
             raw = bias
             for r in range(rank):
                 raw = fma(splat(load_scalar(low, t * width + r)), load(weight, r * LANES), raw)
-            store(gates, t * LANES, raw)
+            store(dt_u, t * LANES, raw)
     else:
         read_rows(p, column(p, col.X), b, k, v, t0, steps, inputs)
-        read_rows(p, column(p, col.DELTA), b, k, v, t0, steps, gates)
+        read_rows(p, column(p, col.DELTA), b, k, v, t0, steps, dt_u)
         for t in range(steps):
-            store(gates, t * LANES, load(gates, t * LANES) + bias)
-    if column(p, col.SOFTPLUS):
-        softplus_tile(steps, gates, slopes)
-    elif slopes != 0:
-        for t in range(steps):
-            store(slopes, t * LANES, splat(ONE))
-    for t in range(steps):
-        # exp2 of a NaN of this sign is infinite, so it reaches the states and all gradients.
-        dt = load(gates, t * LANES)
-        dt = where_ordered(dt, dt, splat(NAN))
-        store(gates, t * LANES, dt)
-        store(dt_u, t * LANES, dt * load(inputs, t * LANES))
+            store(dt_u, t * LANES, load(dt_u, t * LANES) + bias)
+    finish_inputs(steps, column(p, col.SOFTPLUS), inputs, gates, slopes, dt_u)
