@@ -16,6 +16,7 @@ from typing import Any
 
 import models
 from models import evaluate
+from models.registry import shipped_path
 from models.training.errors import TrainingError
 from models.training.state import write_atomically
 from workbench.errors import BadInputError, WorkbenchError
@@ -28,6 +29,7 @@ from workbench.view import View
 
 SCANS = ("es2d:step=2", "ss2d")
 SIZES = (160, 224)  # pixels
+IN_CARD = ("n_images", "n_skipped", "top1", "top5", "loss")
 AREAS = ("area50", "area90", "radius50_px", "radius90_px")
 NOTE = (
     "One seed of each: the difference is between these two nets, not between the schemes in "
@@ -110,6 +112,31 @@ def compare(wb: Workbench, model: str, data: Path, n_images: int, flags: list[st
     }
 
 
+def write_into_cards(report: dict[str, Any]) -> list[Path]:
+    """Puts the comparison into both cards as `twins`, without what each card says of itself."""
+    rows = {
+        scan: row
+        | {
+            "accuracy": {
+                size: {key: got[key] for key in IN_CARD} for size, got in row["accuracy"].items()
+            }
+        }
+        for scan, row in report["rows"].items()
+    }
+    cards = []
+    for name in shipped_twins(report["model"]).values():
+        card = shipped_path(name).with_suffix(".json")
+        facts = json.loads(card.read_text(encoding="utf-8")) | {"twins": report | {"rows": rows}}
+        write_json(card, facts)
+        cards.append(card)
+    return cards
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    text = json.dumps(content, indent=1)
+    write_atomically(file, lambda out: out.write(text.encode()))
+
+
 def table(report: dict[str, Any]) -> str:
     """The comparison as a Markdown table."""
     a, b = (report["rows"][scan] for scan in SCANS)
@@ -142,18 +169,20 @@ def main(arguments: list[str] | None = None) -> int:
     p.add_argument("--model", default="efficientvmamba_tiny")
     p.add_argument("--images", type=int, default=64, help="crops of the receptive field")
     p.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    p.add_argument("--cards", action="store_true", help="write it into the cards of both, too")
     args, flags = p.parse_known_args(arguments)
     try:
         shipped_twins(args.model)
         wb = Workbench(Settings.from_env())
         report = compare(wb, args.model, args.data, args.images, flags)
-        text = json.dumps(report, indent=1)
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(args.out, lambda out: out.write(text.encode()))
+        write_json(args.out, report)
+        cards = write_into_cards(report) if args.cards else []
     except (WorkbenchError, TrainingError, ValueError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    sys.stdout.write(f"{table(report)}\n{report['note']}\n{args.out}\n")
+    written = "\n".join(str(file) for file in (args.out, *cards))
+    sys.stdout.write(f"{table(report)}\n{report['note']}\n{written}\n")
     return 0
 
 

@@ -29,6 +29,7 @@ def data(tmp_path: Path) -> Path:
 def test_the_report_has_both_nets_on_the_same_images(shipped, data, tmp_path, capsys) -> None:
     out = tmp_path / "reports" / "twins.json"
     flags = ["--model", TEST_MODEL, "--images", "1", "--out", str(out), "--batch-size", "10"]
+    flags += ["--cards"]
     assert twins.main([str(data), *flags]) == 0
     report = json.loads(out.read_text())
     a, b = (report["rows"][scan] for scan in twins.SCANS)
@@ -43,6 +44,10 @@ def test_the_report_has_both_nets_on_the_same_images(shipped, data, tmp_path, ca
     assert 0 < a["erf"]["area50"] < a["erf"]["area90"] <= 1
     said = capsys.readouterr().out
     assert "| top-1 at 224 px" in said and "One seed" in said
+    for card in tmp_path.glob("test-*.json"):
+        facts = json.loads(card.read_text())
+        assert facts["sha256"] in {row["sha256"] for row in facts["twins"]["rows"].values()}
+        assert facts["twins"]["difference"] == report["difference"] and str(card) in said
 
 
 def test_without_a_twin_there_is_nothing_to_compare(data, tmp_path, capsys, monkeypatch) -> None:
