@@ -10,7 +10,7 @@ from kernels import SCHEMES, ScanSpec
 from models import WeightsInfo
 from workbench.analyses.maps import cost_of
 from workbench.errors import BadInputError, NotAvailableError
-from workbench.labels import scan_label
+from workbench.labels import scan_label, scan_short
 
 # Variants of schemes that the page lists besides each scheme with its default parameters; any
 # other whole-number parameter comes through the API, the link and the command line.
@@ -36,7 +36,7 @@ class ModelChoice:
 
 @dataclass(frozen=True, slots=True)
 class WeightsChoice:
-    name: str  # "default" | "random"
+    name: str  # "default" | "random" | name of weights that ship
     label: str
 
 
@@ -96,13 +96,15 @@ def check_runnable(text: str) -> None:
         )
 
 
-def shipped_weights(model: str, scan: str, other_scan: str) -> WeightsInfo | None:
-    """The weights that "default" means for a network that runs `scan`.
+def shipped_weights(model: str, weights: str, scan: str, other_scan: str) -> WeightsInfo | None:
+    """What `weights` names for a network that runs `scan`; None where that is random weights.
 
-    Those trained with it; else those of `other_scan` (the view's scan A), so that A and B differ in
-    nothing but the scan; else the first that ship; None where nothing ships.
+    "default" are those trained with it; else those of `other_scan` (the view's scan A), so that A
+    and B differ in nothing but the scan; else the first that ship.
     """
     shipped = models.available_weights(model)
+    if weights != "default":
+        return next((info for info in shipped if info.name == weights), None)
     for wanted in (scan, other_scan):
         for info in shipped:
             if info.trained_scan == wanted:
@@ -111,16 +113,28 @@ def shipped_weights(model: str, scan: str, other_scan: str) -> WeightsInfo | Non
 
 
 def weights_choices(model: str) -> tuple[WeightsChoice, ...]:
-    """ "default" only where something ships."""
+    """ "default" where something ships; of several also each, which all scans then run on."""
     shipped = models.available_weights(model)
-    found = [WeightsChoice("default", _short_label(shipped[0]))] if shipped else []
+    found = []
+    if len(shipped) == 1:
+        found = [WeightsChoice("default", _in_list(shipped[0], ""))]
+    elif shipped:
+        found = [WeightsChoice("default", f"{_data(shipped[0])}, each scan's own")]
+        for info in shipped:
+            found.append(
+                WeightsChoice(info.name, _in_list(info, scan_short(info.trained_scan or "")))
+            )
     return (*found, WeightsChoice("random", "Random, seed 0"))
 
 
-def _short_label(info: WeightsInfo) -> str:
-    """Data set and accuracy, for a narrow list; the page's header has the whole description."""
-    data = info.description.partition(",")[0]
-    return f"{data}, {info.top1:.1f} %" if info.top1 is not None else data
+def _data(info: WeightsInfo) -> str:
+    return info.description.partition(",")[0]
+
+
+def _in_list(info: WeightsInfo, scan: str) -> str:
+    """For a narrow list; the page's header has the whole description."""
+    top1 = "" if info.top1 is None else f"{info.top1:.1f} %"
+    return ", ".join(part for part in (_data(info), scan, top1) if part)
 
 
 def check_choice(what: str, given: str, allowed: list[str]) -> None:

@@ -73,7 +73,8 @@ def argument_parser() -> argparse.ArgumentParser:
         add(
             "--weights",
             default=view.weights,
-            help="default, random, FILE, FILE#entry or hf:OWNER/NAME (default: default)",
+            help="default, random, a name of `info`, FILE, FILE#entry or hf:OWNER/NAME (default: "
+            "default, those trained with each scheme where they ship)",
         )
         add("--image", default=view.photo, help="a photo of `info`, or a file (default: chelsea)")
         add("--size", type=int, default=view.size, help="input pixels (default 224)")

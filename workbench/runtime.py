@@ -417,9 +417,7 @@ class Workbench:
     def weighted(self, view: View, which: str) -> EfficientVMamba:
         """The loaded model with the weights that `which` uses; shared, never changed."""
         _scan(view, which)
-        info = None
-        if view.weights == "default":
-            info = choices.shipped_weights(view.model, _scan(view, which), view.scan_a)
+        info = choices.shipped_weights(view.model, view.weights, _scan(view, which), view.scan_a)
         return self.loaded.get(
             (view.model, info.name if info else "random"),
             lambda: self._load(view.model, info.name if info else None),

@@ -161,7 +161,7 @@ def test_which_weights_default_means(monkeypatch, shipped, scan, scan_a, wanted)
     monkeypatch.setattr(
         choices.models, "available_weights", lambda _: [trained(scan) for scan in shipped]
     )
-    info = choices.shipped_weights("efficientvmamba_tiny", scan, scan_a)
+    info = choices.shipped_weights("efficientvmamba_tiny", "default", scan, scan_a)
     assert (info.trained_scan if info else None) == wanted
 
 
@@ -172,7 +172,8 @@ def test_default_weights_become_random_where_none_ship(wb, monkeypatch):
 
 def test_each_scan_gets_the_weights_trained_with_it(fresh, shipped):
     view = fresh.resolve(replace(VIEW, weights="default", target=9))
-    assert [choice.name for choice in fresh.weights(view.model)] == ["default", "random"]
+    listed = [choice.name for choice in fresh.weights(view.model)]
+    assert listed == ["default", "test-es2d", "test-ss2d", "random"]
     a, b = fresh.predict(view, "a"), fresh.predict(view, "b")
     assert a.classes == b.classes == shipped and not a.provenance.is_random
     assert a.provenance.trained_scan == "es2d:step=2" and b.provenance.trained_scan == "ss2d"
@@ -182,6 +183,15 @@ def test_each_scan_gets_the_weights_trained_with_it(fresh, shipped):
     assert fresh.attribution(view).target_name == "thing 8"
     with pytest.raises(BadInputError, match="knows 10 classes"):
         fresh.resolve(replace(view, target=10))
+
+
+def test_named_weights_are_those_of_both_scans(fresh, shipped):
+    view = fresh.resolve(replace(VIEW, weights="test-ss2d"))
+    a, b = (fresh.predict(view, which).provenance for which in "ab")
+    assert a.weights_sha256 == b.weights_sha256 and a.trained_scan == "ss2d"
+    assert fresh.describe(view).sentences == (
+        "ES2D, step 2 is not what these weights were trained with (Full scan (SS2D)).",
+    )
 
 
 def test_a_scan_without_weights_of_its_own_borrows_those_of_scan_a(fresh, shipped):
