@@ -117,24 +117,19 @@ def weights_choices(model: str) -> tuple[WeightsChoice, ...]:
     shipped = models.available_weights(model)
     found = []
     if len(shipped) == 1:
-        found = [WeightsChoice("default", _in_list(shipped[0], ""))]
+        found = [WeightsChoice("default", _short_label(shipped[0]))]
     elif shipped:
-        found = [WeightsChoice("default", f"{_data(shipped[0])}, each scan's own")]
-        for info in shipped:
-            found.append(
-                WeightsChoice(info.name, _in_list(info, scan_short(info.trained_scan or "")))
-            )
+        found = [WeightsChoice("default", "Each scan's own")]
+        found += [WeightsChoice(info.name, _short_label(info, is_alone=False)) for info in shipped]
     return (*found, WeightsChoice("random", "Random, seed 0"))
 
 
-def _data(info: WeightsInfo) -> str:
-    return info.description.partition(",")[0]
-
-
-def _in_list(info: WeightsInfo, scan: str) -> str:
-    """For a narrow list; the page's header has the whole description."""
-    top1 = "" if info.top1 is None else f"{info.top1:.1f} %"
-    return ", ".join(part for part in (_data(info), scan, top1) if part)
+def _short_label(info: WeightsInfo, is_alone: bool = True) -> str:
+    """Data set or scan, and accuracy, for a narrow list; the header has the whole description."""
+    of = info.description.partition(",")[0]
+    if info.trained_scan and not is_alone:
+        of = f"{scan_short(info.trained_scan)}'s"
+    return f"{of}, {info.top1:.1f} %" if info.top1 is not None else of
 
 
 def check_choice(what: str, given: str, allowed: list[str]) -> None:

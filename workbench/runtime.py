@@ -142,7 +142,7 @@ class Workbench:
             sentences.append(f"The scan runs on the reference: {self.backend_reason}.")
         return Header(
             model_label=f"EfficientVMamba-{choices.short_name(view.model)}",
-            weights_label=info["a"].description,
+            weights_label="; ".join(dict.fromkeys(i.description for i in info.values())),
             device_label=device_label(self.device),
             backend_label=BACKEND_LABELS[self.backend],
             is_random=info["a"].is_random,

@@ -179,7 +179,9 @@ def test_each_scan_gets_the_weights_trained_with_it(fresh, shipped):
     assert a.provenance.trained_scan == "es2d:step=2" and b.provenance.trained_scan == "ss2d"
     assert a.provenance.weights_sha256 != b.provenance.weights_sha256
     assert a.note == b.note == "This model knows ten classes; none is in this photo."
-    assert fresh.describe(view).sentences == ()
+    header = fresh.describe(view)
+    assert header.sentences == ()
+    assert header.weights_label == "trained with es2d:step=2; trained with ss2d"
     assert fresh.attribution(view).target_name == "thing 8"
     with pytest.raises(BadInputError, match="knows 10 classes"):
         fresh.resolve(replace(view, target=10))

@@ -12,6 +12,7 @@ from kernels import ScanOrder, ScanSpec, scan_order
 from workbench.analyses.fingerprint import wrong_tokens
 from workbench.analyses.maps import stage_shape
 from workbench.analyses.probe import Reading, read_path
+from workbench.labels import scan_label
 from workbench.results import Provenance, ScanResult
 
 DEFINITION = (
@@ -307,5 +308,5 @@ def _note(table: ScanOrder, provenance: Provenance) -> str:
         )
     trained = provenance.trained_scan
     if trained is not None and trained != provenance.scan:
-        parts.append(f"Not what it was trained with ({trained}).")
+        parts.append(f"Not what it was trained with ({scan_label(trained)}).")
     return " ".join(parts)
