@@ -342,7 +342,7 @@ def test_notes_say_what_is_unusual(network, provenance):
     assert "not the full scan" in note("es2d:step=1")
     assert "sets 0 to 3 serve 4, 2, 2 and 1 phases" in note("es2d:step=3", (36, 36))
     assert "23 pad tokens" in note("es2d", (36, 52))
-    assert "es2d:step=2" in note("ss2d", trained="es2d:step=2")
+    assert "(ES2D, step 2)" in note("ss2d", trained="es2d:step=2")
 
 
 @pytest.mark.parametrize("size", [(64, 64), (72, 104), (34, 50), (45, 77)], ids=str)
