@@ -3,6 +3,7 @@
 Trains the full model and each ablation with the same settings and seed (every flag of
 `models.train` may follow) and writes `ablations.json`: per variant parameters, MACs, accuracy and
 its log. Variants that have finished are kept, so an interrupted run goes on where it stopped.
+Several processes: `torchrun --nproc_per_node=2 -m models.ablations DATA ...`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 from models import complexity, train
 from models.training.config import ABLATIONS
+from models.training.distributed import join, leave
 from models.training.errors import TrainingError
 from models.training.export import build_model
 from models.training.state import write_atomically
@@ -50,8 +52,32 @@ def row(variant: str, out: Path, config: train.TrainConfig) -> dict[str, Any]:
         "eval_size": config.eval_size,
         "seed": config.seed,
         "command": log["command"],
+        **{key: log[key] for key in ("device", "processes", "threads", "versions", "data")},
+        "wall_minutes": round(sum(epoch["seconds"] for epoch in log["epochs"]) / 60, 1),
         "epochs": log["epochs"],
     }
+
+
+def train_all(data: Path, out: Path, others: list[str]) -> list[dict[str, Any]] | None:
+    """The rows of the table, none in other processes than the first; None after an interrupt."""
+    rows = []
+    settings = train.parser().parse_args([str(data), *others])
+    processes = join(train.device_of(settings).type)
+    try:
+        for variant in (FULL, *ABLATIONS):
+            arguments = variant_arguments(variant, data, out, others)
+            args = train.parser().parse_args(arguments)
+            args.command = train.command_of([a for a in arguments if a != "--resume"])
+            config, _ = train.configuration(args)
+            if processes.is_main:
+                print(f"{variant}: {config.sizes} px:epochs, seed {config.seed}")
+            if not train.run_with(args, processes):
+                return None
+            if processes.is_main:
+                rows.append(row(variant, out, config))
+    finally:
+        leave(processes)
+    return rows
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -66,20 +92,15 @@ def main(arguments: list[str] | None = None) -> int:
     if any(flag in others for flag in ("--ablate", "--resume")):
         print("error: leave out --ablate and --resume, this program sets them", file=sys.stderr)
         return 2
-    rows = []
     try:
-        for variant in (FULL, *ABLATIONS):
-            train_args = train.parser().parse_args(
-                variant_arguments(variant, args.data, args.out, others)
-            )
-            config, _ = train.configuration(train_args)
-            print(f"{variant}: {config.sizes} px:epochs, seed {config.seed}")
-            if not train.run(train_args):
-                return 130
-            rows.append(row(variant, args.out, config))
+        rows = train_all(args.data, args.out, others)
     except (TrainingError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    if rows is None:
+        return 130
+    if not rows:
+        return 0
     note = "One seed and a short budget: differences of a few tenths of a per cent carry nothing."
     text = json.dumps({"format": 1, "note": note, "rows": rows}, indent=1)
     write_atomically(args.out / "ablations.json", lambda out: out.write(text.encode()))

@@ -52,6 +52,11 @@ HELP = {
 }
 
 
+def command_of(arguments: list[str]) -> str:
+    """The command line that a log names."""
+    return shlex.join(["python", "-m", "models.train", *arguments])
+
+
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m models.train", description=__doc__.split("\n\n")[0])
     p.add_argument("data", type=Path, help="folder with train/<class> and val/<class>")
@@ -69,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--compile", action="store_true", help="torch.compile the network")
     p.add_argument("--max-minutes", type=float, help="stop with a resumable state after that long")
     p.add_argument("--quiet", action="store_true", help="no progress bar")
+    p.set_defaults(command=command_of(sys.argv[1:]))
     for field in dataclasses.fields(TrainConfig):
         kind = {"int": int, "float": float}.get(str(field.type), str)
         default = "none" if field.default is None else field.default
@@ -157,13 +163,25 @@ def progress_bar(is_shown: bool, config: TrainConfig) -> Callable[[Progress, int
     return tick
 
 
+def device_of(args: argparse.Namespace) -> torch.device:
+    return torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
 def run(args: argparse.Namespace) -> bool:
     """Trains as the arguments say; True if the run reached its end."""
+    processes = join(device_of(args).type)
+    try:
+        return run_with(args, processes)
+    finally:
+        leave(processes)
+
+
+def run_with(args: argparse.Namespace, processes: Processes) -> bool:
+    """`run` with processes that are joined already, so that several runs can follow each other."""
     config, class_names = configuration(args)
-    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = device_of(args)
     if args.threads:
         torch.set_num_threads(args.threads)
-    processes = join(device.type)
     if device.type == "cuda" and processes.world > 1:
         device = torch.device("cuda", processes.local_rank)
         torch.cuda.set_device(device)
@@ -185,7 +203,7 @@ def run(args: argparse.Namespace) -> bool:
         is_strict=args.strict_images,
         sync_bn=args.sync_bn,
         run_facts={
-            "command": shlex.join(["python", "-m", "models.train", *sys.argv[1:]]),
+            "command": args.command,
             "class_names": [class_names.get(c, c) for c in data.train.classes],
             "data": [describe(data.train), describe(data.val)],
             "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
@@ -201,12 +219,9 @@ def run(args: argparse.Namespace) -> bool:
         trainer.resume()
     interrupt = Interrupt(args.max_minutes)
     is_shown = processes.is_main and not args.quiet
-    try:
-        is_finished = trainer.run(interrupt, progress_bar(is_shown, config))
-        if processes.is_main:
-            report(trainer, args.out, is_finished, time.perf_counter() - started)
-    finally:
-        leave(processes)
+    is_finished = trainer.run(interrupt, progress_bar(is_shown, config))
+    if processes.is_main:
+        report(trainer, args.out, is_finished, time.perf_counter() - started)
     return is_finished
 
 

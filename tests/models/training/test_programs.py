@@ -160,6 +160,8 @@ def test_ablations_write_a_table(
     full, *others = table["rows"]
     assert all(r["n_parameters"] != full["n_parameters"] for r in others)
     assert all(r["seed"] == 0 and r["eval_size"] == 32 for r in table["rows"])
+    assert all(r["command"].endswith(f"--ablate {r['variant']}") for r in others)
+    assert full["processes"] == 1 and full["data"][0]["n_images"] > 0
     # A second call finds everything finished and trains nothing again.
     before = [r["epochs"] for r in table["rows"]]
     assert ablations.main([str(images), "--out", str(out), *SMALL]) == 0
