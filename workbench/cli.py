@@ -564,6 +564,7 @@ def _info(args: argparse.Namespace) -> None:
         print(f"  {model.name:24} {cost}")
         for weights in wb.weights(model.name):
             print(f"    {weights.name:22} {weights.label}")
+        print(f"    {wb.weights_story(model.name)}")
     print("scans")
     definition = ""
     for scan in wb.scans():

@@ -20,7 +20,7 @@ import torch
 import models
 from kernels import ScanSpec, resolve_backend
 from models import EfficientVMamba
-from workbench import __version__, choices
+from workbench import __version__, choices, weights_cards
 from workbench.analyses import attribution as attribution_analysis
 from workbench.analyses import profiling, reach, scan, schemes
 from workbench.analyses.checks import explain_non_finite
@@ -88,6 +88,10 @@ class Workbench:
     def weights(self, model: str) -> tuple[WeightsChoice, ...]:
         check_choice("model", model, models.list_models())
         return choices.weights_choices(model)
+
+    def weights_story(self, model: str) -> str:
+        """What the weights that ship for a model are worth, from their cards."""
+        return weights_cards.story(model)
 
     def scans(self) -> tuple[ScanChoice, ...]:
         return choices.scan_choices()

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from workbench import twins
+from models.registry import shipped_path
+from workbench import twins, weights_cards
 
 TEST_MODEL = "efficientvmamba_test"
 
@@ -48,6 +49,20 @@ def test_the_report_has_both_nets_on_the_same_images(shipped, data, tmp_path, ca
         facts = json.loads(card.read_text())
         assert facts["sha256"] in {row["sha256"] for row in facts["twins"]["rows"].values()}
         assert facts["twins"]["difference"] == report["difference"] and str(card) in said
+    d = report["difference"]["224"]
+    story = weights_cards.story(TEST_MODEL)
+    assert "trained with ES2D, step 2" in story and "trained with Full scan (SS2D)" in story
+    assert f"Full scan (SS2D) less ES2D, step 2 at 224 px: {d['value']:+.1f} points" in story
+    assert f"{d['low']:+.1f} to {d['high']:+.1f}" in story
+
+
+def test_the_story_of_what_ships_has_accuracy_and_limits() -> None:
+    story = weights_cards.story("efficientvmamba_tiny")
+    assert story.startswith(
+        "Imagenette, trained with ES2D, step 2, top-1 86.8 % at 160 px and 88.2"
+    )
+    assert "Ten easy classes only" in story and "seen this validation set's images" in story
+    assert weights_cards.story("efficientvmamba_base").startswith("None ship for this model")
 
 
 def test_without_a_twin_there_is_nothing_to_compare(data, tmp_path, capsys, monkeypatch) -> None:

@@ -378,7 +378,8 @@ class Handlers:
             {"text": header.weights_label, "tone": "warn" if header.is_random else None},
             {"text": f"{header.device_label} ({header.backend_label})"},
         ]
-        updates: Updates = {"header": dump(texts.header(facts))}
+        story = self.wb.weights_story(view.model)
+        updates: Updates = {"header": dump(texts.header(facts, story))}
         try:
             prediction = self.wb.predict(view, "a")
         except (WorkbenchError, ValueError) as error:

@@ -231,6 +231,9 @@ def profiler_parts(current: str) -> dict[str, Any]:
     }
 
 
-def header(facts: list[dict[str, Any]]) -> dict[str, Any]:
-    """Payload of the page's first line: tabs, facts about the view, help."""
-    return {"facts": facts, "tabs": list(TAB_LABELS.items()), "under": UNDER, "help": HELP}
+def header(facts: list[dict[str, Any]], weights: str = "") -> dict[str, Any]:
+    """Payload of the page's first line: tabs, facts about the view, help; `weights` tells what
+    ships for the model."""
+    about = (("Weights", weights),) if weights else ()
+    help_ = (*HELP[:2], *about, *HELP[2:])
+    return {"facts": facts, "tabs": list(TAB_LABELS.items()), "under": UNDER, "help": help_}

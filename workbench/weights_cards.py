@@ -1,0 +1,44 @@
+"""The cards of the weights that ship, in a reader's words."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from models import available_weights
+from models.registry import shipped_path
+from workbench.labels import scan_label
+
+
+def story(model: str) -> str:
+    """What was trained for a registry name and what it is worth, from the cards themselves."""
+    cards = [
+        json.loads(shipped_path(info.name).with_suffix(".json").read_text(encoding="utf-8"))
+        for info in available_weights(model)
+    ]
+    if not cards:
+        return "None ship for this model: it starts from random ones, and every panel says so."
+    parts = [_accuracy(card) for card in cards]
+    parts += [_difference(card["twins"]) for card in cards[:1] if "twins" in card]
+    limits = dict.fromkeys(limit for card in cards for limit in card.get("limits", ()))
+    return " ".join((*parts, *limits))
+
+
+def _accuracy(card: dict[str, Any]) -> str:
+    measured = [
+        f"{got['top1']:.1f} % at {size} px" for size, got in card.get("accuracy", {}).items()
+    ]
+    data = card["description"].partition(",")[0]
+    top1 = f", top-1 {' and '.join(measured)}" if measured else ""
+    return f"{data}, trained with {scan_label(card['scan'])}{top1}."
+
+
+def _difference(twins: dict[str, Any]) -> str:
+    """The last net less the first at the largest size, with its interval."""
+    size = max(twins["difference"], key=int)
+    d = twins["difference"][size]
+    first, last = (scan_label(scan) for scan in twins["rows"])
+    return (
+        f"{last} less {first} at {size} px: {d['value']:+.1f} points, 95 % interval over images "
+        f"{d['low']:+.1f} to {d['high']:+.1f}."
+    )
