@@ -123,6 +123,7 @@ def attribution_panel(result: AttributionResult, rgb: np.ndarray) -> Json:
             "figure": _evidence(result),
             "alt": "Evidence through each path of each EVSS block",
             "legend": [{"text": label, "colour": colour} for _, label, colour in PATHS],
-            "heading": f"evidence per EVSS block and path; the parts add up within {worst:.0e}",
+            "heading": "evidence by EVSS block and path",
         }
+        panel["badges"].append({"text": f"✓ adds up within {worst:.0e}", "tone": "ok"})
     return panel
