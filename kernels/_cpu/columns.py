@@ -10,7 +10,7 @@ LANES = 16  # channels of one vector
 # equally fast on a core with 1 MiB of cache of its own, and 128 stores a quarter of 32's states.
 CHUNK = 128
 # Steps that the projection takes at a time: that many sums stay in registers.
-ROWS = 8
+ROWS = 6
 # That many times ROWS steps are one item of the projection.
 PARTS = 8
 

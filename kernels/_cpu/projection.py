@@ -1,7 +1,7 @@
 """The matrix products around the scan: x to (dt, B, C) along the order, and their gradients.
 
-A matrix library would need x gathered into a copy first; here rows are read where they lie. Eight
-sums stay in registers at a time.
+A matrix library would need x gathered into a copy first; here rows are read where they lie. Six
+sums of sixteen lanes stay in registers at a time: as many as AVX2 has room for.
 """
 
 from __future__ import annotations
@@ -38,21 +38,10 @@ def project_part(p, b, k, part):
     r0, r1 = token_row(p, b, k, t0), token_row(p, b, k, min(t0 + 1, last))
     r2, r3 = token_row(p, b, k, min(t0 + 2, last)), token_row(p, b, k, min(t0 + 3, last))
     r4, r5 = token_row(p, b, k, min(t0 + 4, last)), token_row(p, b, k, min(t0 + 5, last))
-    r6, r7 = token_row(p, b, k, min(t0 + 6, last)), token_row(p, b, k, min(t0 + 7, last))
-    x0, x1, x2, x3 = (
-        row_address(p, r0),
-        row_address(p, r1),
-        row_address(p, r2),
-        row_address(p, r3),
-    )
-    x4, x5, x6, x7 = (
-        row_address(p, r4),
-        row_address(p, r5),
-        row_address(p, r6),
-        row_address(p, r7),
-    )
+    x0, x1, x2 = row_address(p, r0), row_address(p, r1), row_address(p, r2)
+    x3, x4, x5 = row_address(p, r3), row_address(p, r4), row_address(p, r5)
     for j in range(0, width, LANES):
-        s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = zero
+        s0 = s1 = s2 = s3 = s4 = s5 = zero
         for c in range(channels):
             w = load(weight, c * padded + j)
             s0 = fma(w, splat(load_scalar(x0, c)), s0)
@@ -61,8 +50,6 @@ def project_part(p, b, k, part):
             s3 = fma(w, splat(load_scalar(x3, c)), s3)
             s4 = fma(w, splat(load_scalar(x4, c)), s4)
             s5 = fma(w, splat(load_scalar(x5, c)), s5)
-            s6 = fma(w, splat(load_scalar(x6, c)), s6)
-            s7 = fma(w, splat(load_scalar(x7, c)), s7)
         n_valid = min(width - j, LANES)
         at = ((b * column(p, col.SEQUENCES) + k) * length + t0) * width + j
         store_projected(p, at, n_valid, 0, steps, r0, s0)
@@ -71,8 +58,6 @@ def project_part(p, b, k, part):
         store_projected(p, at, n_valid, 3, steps, r3, s3)
         store_projected(p, at, n_valid, 4, steps, r4, s4)
         store_projected(p, at, n_valid, 5, steps, r5, s5)
-        store_projected(p, at, n_valid, 6, steps, r6, s6)
-        store_projected(p, at, n_valid, 7, steps, r7, s7)
 
 
 @inlined
@@ -103,11 +88,10 @@ def project_back_sequence(p, b, k, v):
             + 4 * ((b * column(p, col.SEQUENCES) + k) * length + t0) * width
         )
         steps = min(ROWS, length - t0)
-        s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = zero
+        s0 = s1 = s2 = s3 = s4 = s5 = zero
         # Steps past the end read the last step again; their sums are not stored.
         o1, o2, o3 = width * min(1, steps - 1), width * min(2, steps - 1), width * min(3, steps - 1)
-        o4, o5, o6 = width * min(4, steps - 1), width * min(5, steps - 1), width * min(6, steps - 1)
-        o7 = width * min(7, steps - 1)
+        o4, o5 = width * min(4, steps - 1), width * min(5, steps - 1)
         for j in range(width):
             w = load_first(weight, j * channels, n_valid)
             s0 = fma(w, splat(load_scalar(g, j)), s0)
@@ -116,16 +100,12 @@ def project_back_sequence(p, b, k, v):
             s3 = fma(w, splat(load_scalar(g, o3 + j)), s3)
             s4 = fma(w, splat(load_scalar(g, o4 + j)), s4)
             s5 = fma(w, splat(load_scalar(g, o5 + j)), s5)
-            s6 = fma(w, splat(load_scalar(g, o6 + j)), s6)
-            s7 = fma(w, splat(load_scalar(g, o7 + j)), s7)
         add_to_token(p, b, k, v, t0, 0, steps, n_valid, s0)
         add_to_token(p, b, k, v, t0, 1, steps, n_valid, s1)
         add_to_token(p, b, k, v, t0, 2, steps, n_valid, s2)
         add_to_token(p, b, k, v, t0, 3, steps, n_valid, s3)
         add_to_token(p, b, k, v, t0, 4, steps, n_valid, s4)
         add_to_token(p, b, k, v, t0, 5, steps, n_valid, s5)
-        add_to_token(p, b, k, v, t0, 6, steps, n_valid, s6)
-        add_to_token(p, b, k, v, t0, 7, steps, n_valid, s7)
 
 
 @inlined
@@ -157,9 +137,9 @@ def project_weight_item(p, item):
     )
     for j in range(0, width, ROWS):
         rows = min(ROWS, width - j)
-        s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = zero
+        s0 = s1 = s2 = s3 = s4 = s5 = zero
         o1, o2, o3 = min(1, rows - 1), min(2, rows - 1), min(3, rows - 1)
-        o4, o5, o6, o7 = min(4, rows - 1), min(5, rows - 1), min(6, rows - 1), min(7, rows - 1)
+        o4, o5 = min(4, rows - 1), min(5, rows - 1)
         for b in range(part * size, min((part + 1) * size, column(p, col.BATCH))):
             g = column(p, col.GRAD_PROJECTED) + 4 * (
                 (b * column(p, col.SEQUENCES) + k) * length * width + j
@@ -175,8 +155,6 @@ def project_weight_item(p, item):
                     s3 = fma(x, splat(load_scalar(g, at + o3)), s3)
                     s4 = fma(x, splat(load_scalar(g, at + o4)), s4)
                     s5 = fma(x, splat(load_scalar(g, at + o5)), s5)
-                    s6 = fma(x, splat(load_scalar(g, at + o6)), s6)
-                    s7 = fma(x, splat(load_scalar(g, at + o7)), s7)
         at = j * channels
         store_first(out, at, n_valid, s0)
         if rows > 1:
@@ -189,7 +167,3 @@ def project_weight_item(p, item):
             store_first(out, at + 4 * channels, n_valid, s4)
         if rows > 5:
             store_first(out, at + 5 * channels, n_valid, s5)
-        if rows > 6:
-            store_first(out, at + 6 * channels, n_valid, s6)
-        if rows > 7:
-            store_first(out, at + 7 * channels, n_valid, s7)
