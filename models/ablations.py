@@ -19,7 +19,7 @@ from models.training.config import ABLATIONS
 from models.training.distributed import join, leave
 from models.training.errors import TrainingError
 from models.training.export import build_model
-from models.training.state import write_atomically
+from models.training.state import write_json
 
 FULL = "full"
 DEFAULTS = ("--sizes", "64:8", "--eval-size", "64")
@@ -102,8 +102,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not rows:
         return 0
     note = "One seed and a short budget: differences of a few tenths of a per cent carry nothing."
-    text = json.dumps({"format": 1, "note": note, "rows": rows}, indent=1)
-    write_atomically(args.out / "ablations.json", lambda out: out.write(text.encode()))
+    write_json(args.out / "ablations.json", {"format": 1, "note": note, "rows": rows})
     for entry in rows:
         print(
             f"{entry['variant']:10} top-1 {entry['top1']:.2f} %, "

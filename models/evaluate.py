@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import platform
 import shlex
 import sys
@@ -34,7 +33,7 @@ from models.training.data import (
     open_store,
 )
 from models.training.errors import TrainingError
-from models.training.state import write_atomically
+from models.training.state import write_atomically, write_json
 
 
 def parser() -> argparse.ArgumentParser:
@@ -237,8 +236,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     facts = provenance(model, name, split, device, args.command)
     report = {"format": 1, "provenance": facts, "sizes": results}
     if args.json:
-        text = json.dumps(report, indent=1)
-        write_atomically(args.json, lambda out: out.write(text.encode()))
+        write_json(args.json, report)
     if args.logits:
         write_atomically(args.logits, lambda out: np.savez_compressed(out, **arrays))  # type: ignore[arg-type]
     return report

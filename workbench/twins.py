@@ -18,7 +18,7 @@ import models
 from models import evaluate
 from models.registry import shipped_path
 from models.training.errors import TrainingError
-from models.training.state import write_atomically
+from models.training.state import write_json
 from workbench.errors import BadInputError, WorkbenchError
 from workbench.figures.theme import percent, significant
 from workbench.progress import result_of
@@ -132,11 +132,6 @@ def write_into_cards(report: dict[str, Any]) -> list[Path]:
     return cards
 
 
-def write_json(file: Path, content: dict[str, Any]) -> None:
-    text = json.dumps(content, indent=1)
-    write_atomically(file, lambda out: out.write(text.encode()))
-
-
 def table(report: dict[str, Any]) -> str:
     """The comparison as a Markdown table."""
     a, b = (report["rows"][scan] for scan in SCANS)
@@ -175,7 +170,6 @@ def main(arguments: list[str] | None = None) -> int:
         shipped_twins(args.model)
         wb = Workbench(Settings.from_env())
         report = compare(wb, args.model, args.data, args.images, flags)
-        args.out.parent.mkdir(parents=True, exist_ok=True)
         write_json(args.out, report)
         cards = write_into_cards(report) if args.cards else []
     except (WorkbenchError, TrainingError, ValueError, OSError) as error:

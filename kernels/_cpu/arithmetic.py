@@ -43,8 +43,8 @@ _FOR_PROGRAMS: dict[str, Any] = {
     "no_cfunc_wrapper": True,
 }
 inlined = numba.njit(forceinline=True, **_FOR_PROGRAMS)
-# Inner loops stay functions of their own: inlined into the long function around them, LLVM reloads
-# every constant in every step.
+# Inner loops are not forced into the long function around them, where LLVM reloads every constant
+# in every step; it may still inline those that are called from one place.
 compiled = numba.njit(forceinline=False, **_FOR_PROGRAMS)
 
 

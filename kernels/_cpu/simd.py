@@ -102,7 +102,7 @@ def _masked_store(builder, pointer, n_valid, value):
 
 
 def _is_full(builder, n_valid):
-    return builder.icmp_signed(">=", n_valid, n_valid.type(LANES))
+    return builder.icmp_signed(">=", n_valid, _I64(LANES))
 
 
 @intrinsic

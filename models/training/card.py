@@ -19,7 +19,7 @@ from models.registry import WEIGHTS_DIR
 from models.training.engine import STATE_FILE
 from models.training.errors import TrainingError
 from models.training.export import export_weights
-from models.training.state import load_state, write_atomically
+from models.training.state import load_state, write_json
 from models.training.teacher import LITE0
 
 SIZES = (160, 224)  # pixels; the last one gives the card's top-1
@@ -115,8 +115,7 @@ def build_card(
         "wall_minutes": round(sum(phase["wall_minutes"] for phase in phases), 1),
         "phases": phases,
     }
-    text = json.dumps(card, indent=1)
-    write_atomically(file.with_suffix(".json"), lambda out: out.write(text.encode()))
+    write_json(file.with_suffix(".json"), card)
     return card
 
 

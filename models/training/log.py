@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from pathlib import Path
 from typing import Any
 
-from models.training.state import write_atomically
+from models.training.state import write_atomically, write_json
 
 COLUMNS = (
     "epoch",
@@ -37,8 +36,8 @@ class TrainLog:
         self.write()
 
     def write(self) -> None:
-        text = json.dumps({"format": 1, **self.run, "epochs": self.rows}, indent=1)
-        write_atomically(self.folder / "log.json", lambda out: out.write(text.encode()))
+        log = {"format": 1, **self.run, "epochs": self.rows}
+        write_json(self.folder / "log.json", log)
         table = io.StringIO()
         writer = csv.DictWriter(table, COLUMNS)
         writer.writeheader()

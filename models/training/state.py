@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +37,11 @@ def write_atomically(file: Path, write: Callable[[BinaryIO], object]) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    text = json.dumps(content, indent=1)
+    write_atomically(file, lambda out: out.write(text.encode()))
 
 
 def save_state(file: Path, state: dict[str, Any]) -> None:
