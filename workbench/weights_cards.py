@@ -19,7 +19,11 @@ def story(model: str) -> str:
     if not cards:
         return "None ship for this model: it starts from random ones, and every panel says so."
     parts = [_accuracy(card) for card in cards]
-    parts += [_difference(card["twins"]) for card in cards[:1] if "twins" in card]
+    # A comparison is of the files that it names: not of weights that took their place.
+    files = {card["sha256"] for card in cards}
+    twins = cards[0].get("twins")
+    if twins and {row["sha256"] for row in twins["rows"].values()} <= files:
+        parts.append(_difference(twins))
     limits = dict.fromkeys(limit for card in cards for limit in card.get("limits", ()))
     return " ".join((*parts, *limits))
 
