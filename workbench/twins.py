@@ -8,7 +8,6 @@ One seed: the numbers say nothing about the schemes in general.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -26,9 +25,11 @@ from workbench.results import ErfResult, ProfileResult
 from workbench.runtime import Workbench
 from workbench.settings import Settings
 from workbench.view import View
+from workbench.weights_cards import card_of, training_words
 
 SCANS = ("es2d:step=2", "ss2d")
 SIZES = (160, 224)  # pixels
+NOT_SETTINGS = ("scan", "init")  # of a phase: what the twins differ in, and where a phase began
 IN_CARD = ("n_images", "n_skipped", "top1", "top5", "loss")
 AREAS = ("area50", "area90", "radius50_px", "radius90_px")
 NOTE = (
@@ -48,6 +49,25 @@ def shipped_twins(model: str) -> dict[str, str]:
             f"twins to compare; for this model there is: {shipped}."
         )
     return {scan: found[scan] for scan in SCANS}
+
+
+def settings_that_differ(model: str) -> dict[str, list[list[Any]]]:
+    """Setting -> its values [ES2D's, the full scan's] in each phase that differs, from the cards.
+
+    Beside the scan nothing should; what does is reported, never hidden. Phases that only one card
+    has are under "phases".
+    """
+    phases = [card_of(name).get("phases", []) for name in shipped_twins(model).values()]
+    found: dict[str, list[list[Any]]] = {}
+    if len(phases[0]) != len(phases[1]):
+        found["phases"] = [[len(p) for p in phases]]
+    for pair in zip(*phases, strict=False):
+        a, b = (phase["config"] for phase in pair)
+        for key in sorted((a.keys() | b.keys()) - set(NOT_SETTINGS)):
+            values = [a.get(key), b.get(key)]
+            if values[0] != values[1] and values not in found.get(key, []):
+                found.setdefault(key, []).append(values)
+    return found
 
 
 def accuracy(model: str, data: Path, flags: list[str]) -> dict[str, Any]:
@@ -106,6 +126,7 @@ def compare(wb: Workbench, model: str, data: Path, n_images: int, flags: list[st
         "note": NOTE,
         "difference": {size: got["difference"] for size, got in last.items()},
         "difference_of": f"{SCANS[1]} less {SCANS[0]}, per cent, 95 % paired bootstrap over images",
+        "settings_that_differ": settings_that_differ(model),
         "data": reports[SCANS[0]]["provenance"]["data"],
         "versions": field.provenance.versions,
         "rows": rows,
@@ -126,8 +147,7 @@ def write_into_cards(report: dict[str, Any]) -> list[Path]:
     cards = []
     for name in shipped_twins(report["model"]).values():
         card = shipped_path(name).with_suffix(".json")
-        facts = json.loads(card.read_text(encoding="utf-8")) | {"twins": report | {"rows": rows}}
-        write_json(card, facts)
+        write_json(card, card_of(name) | {"twins": report | {"rows": rows}})
         cards.append(card)
     return cards
 
@@ -176,7 +196,8 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"error: {error}\n")
         return 2
     written = "\n".join(str(file) for file in (args.out, *cards))
-    sys.stdout.write(f"{table(report)}\n{report['note']}\n{written}\n")
+    words = (report["note"], training_words(report["settings_that_differ"]), written)
+    sys.stdout.write("\n".join((table(report), *words)) + "\n")
     return 0
 
 

@@ -10,12 +10,14 @@ from models.registry import shipped_path
 from workbench.labels import scan_label
 
 
+def card_of(name: str) -> dict[str, Any]:
+    """The card of weights that ship, by their name."""
+    return json.loads(shipped_path(name).with_suffix(".json").read_text(encoding="utf-8"))
+
+
 def story(model: str) -> str:
     """What was trained for a registry name and what it is worth, from the cards themselves."""
-    cards = [
-        json.loads(shipped_path(info.name).with_suffix(".json").read_text(encoding="utf-8"))
-        for info in available_weights(model)
-    ]
+    cards = [card_of(info.name) for info in available_weights(model)]
     if not cards:
         return "None ship for this model: it starts from random ones, and every panel says so."
     parts = [_accuracy(card) for card in cards]
@@ -23,7 +25,7 @@ def story(model: str) -> str:
     files = {card["sha256"] for card in cards}
     twins = cards[0].get("twins")
     if twins and {row["sha256"] for row in twins["rows"].values()} <= files:
-        parts.append(_difference(twins))
+        parts += [_difference(twins), training_words(twins["settings_that_differ"])]
     limits = dict.fromkeys(limit for card in cards for limit in card.get("limits", ()))
     return " ".join((*parts, *limits))
 
@@ -46,3 +48,15 @@ def _difference(twins: dict[str, Any]) -> str:
         f"{last} less {first} at {size} px: {d['value']:+.1f} points, 95 % interval over images "
         f"{d['low']:+.1f} to {d['high']:+.1f}."
     )
+
+
+def training_words(settings: dict[str, list[list[Any]]]) -> str:
+    """Whether the twins were trained alike: every setting that differs, with both values."""
+    if not settings:
+        return "Both were trained with the same settings."
+    values = (
+        f"{key.replace('_', ' ')} {first} and {last}"
+        for key, pairs in settings.items()
+        for first, last in pairs
+    )
+    return f"Both were trained with the same settings but for {', '.join(values)}."

@@ -54,10 +54,29 @@ def test_the_report_has_both_nets_on_the_same_images(shipped, data, tmp_path, ca
     assert "trained with ES2D, step 2" in story and "trained with Full scan (SS2D)" in story
     assert f"Full scan (SS2D) less ES2D, step 2 at 224 px: {d['value']:+.1f} points" in story
     assert f"{d['low']:+.1f} to {d['high']:+.1f}" in story
+    # These cards tell nothing of their training, so nothing in it differs.
+    assert "Both were trained with the same settings." in said
+    assert "Both were trained with the same settings." in story
     # Other weights have taken the place of one of them since.
     card = tmp_path / "test-ss2d.json"
     card.write_text(json.dumps(json.loads(card.read_text()) | {"sha256": "0" * 64}))
     assert "points" not in weights_cards.story(TEST_MODEL)
+
+
+def test_settings_in_which_the_twins_differ_are_named(shipped, tmp_path) -> None:
+    def describe(scan: str, *phases: dict[str, object]) -> None:
+        card = tmp_path / f"test-{scan}.json"
+        configs = [{"config": {"scan": scan, "init": scan} | phase} for phase in phases]
+        card.write_text(json.dumps(json.loads(card.read_text()) | {"phases": configs}))
+
+    describe("es2d", {"lr": 0.1, "precision": "bf16"}, {"lr": 0.2, "precision": "bf16"})
+    describe("ss2d", {"lr": 0.1, "precision": "fp32"}, {"lr": 0.3, "precision": "fp32"})
+    found = twins.settings_that_differ(TEST_MODEL)
+    assert found == {"precision": [["bf16", "fp32"]], "lr": [[0.2, 0.3]]}
+    words = weights_cards.training_words(found)
+    assert words.endswith("same settings but for precision bf16 and fp32, lr 0.2 and 0.3.")
+    describe("ss2d", {"lr": 0.1, "precision": "bf16"})
+    assert twins.settings_that_differ(TEST_MODEL) == {"phases": [[2, 1]]}
 
 
 def test_the_story_of_what_ships_has_accuracy_and_limits() -> None:
