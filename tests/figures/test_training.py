@@ -32,9 +32,10 @@ def test_a_run_folder_and_its_log_give_the_same_curve(tmp_path: Path) -> None:
     assert isinstance(curve, TrainingCurve)
     assert (curve.name, curve.seed, curve.eval_size) == ("run-a", 3, 160)
     assert [e.top1 for e in curve.epochs] == [None, None, 61.5]
-    axes = curves_figure([curve]).axes
+    figure = curves_figure([curve])
+    axes = figure.axes
     assert axes[0].lines[0].get_ydata().tolist() == [3.0, 2.8, 2.6]
-    assert axes[1].get_legend().get_texts()[0].get_text() == "run-a: 61.5 %, seed 3"
+    assert figure.legends[0].get_texts()[0].get_text() == "run-a: 61.5 %, seed 3"
     assert png(curves_figure([curve]))[:4] == b"\x89PNG"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -14,7 +15,7 @@ from workbench.training_log import AblationRow, TrainingCurve
 
 def curves_figure(curves: Sequence[TrainingCurve]) -> Figure:
     """Training loss, validation top-1 and speed against the epoch, one colour for each run."""
-    figure = Figure(figsize=(9.6, 2.9), layout="constrained")
+    figure = Figure(figsize=(9.6, 3.2), layout="constrained")
     loss, top1, speed = figure.subplots(1, 3)
     for i, curve in enumerate(curves):
         colour = GROUP_COLOURS[i % len(GROUP_COLOURS)]
@@ -31,12 +32,13 @@ def curves_figure(curves: Sequence[TrainingCurve]) -> Figure:
             for axes in (loss, top1, speed):
                 axes.axvline(start - 0.5, color=LIGHT["@line"], linewidth=0.8, zorder=0)
     sizes = sorted({curve.eval_size for curve in curves})
-    _label(loss, "training loss", "loss with smoothing and distillation, where used")
+    has_phases = any(len(curve.phase_starts) > 1 for curve in curves)
+    title = "training loss (grey line: a new phase)" if has_phases else "training loss"
+    _label(loss, title, "loss with smoothing and distillation, where used")
     _label(top1, f"validation top-1 at {' and '.join(map(str, sizes))} px", "%")
     _label(speed, "training speed", "images per second")
     speed.set_ylim(bottom=0)
-    if top1.has_data():
-        top1.legend(fontsize=6.5, loc="lower right")
+    _legend(figure, *top1.get_legend_handles_labels())
     return figure
 
 
@@ -60,9 +62,14 @@ def ablations_figure(rows: Sequence[AblationRow]) -> Figure:
             x, y = zip(*done, strict=True)
             lines.plot(x, y, color=colour, marker=".", linewidth=1.2, label=row.name)
     _label(lines, "validation top-1", "%")
-    if lines.has_data():
-        lines.legend(fontsize=6.5, loc="lower right")
+    _legend(figure, *lines.get_legend_handles_labels())
     return figure
+
+
+def _legend(figure: Figure, handles: list[Artist], labels: list[str]) -> None:
+    """Below the axes, where it hides no point."""
+    if handles:
+        figure.legend(handles, labels, fontsize=6.5, loc="outside lower center", ncols=min(4, len(labels)))
 
 
 def _label(axes: Axes, title: str, y: str) -> None:
