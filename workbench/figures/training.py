@@ -69,7 +69,8 @@ def ablations_figure(rows: Sequence[AblationRow]) -> Figure:
 def _legend(figure: Figure, handles: list[Artist], labels: list[str]) -> None:
     """Below the axes, where it hides no point."""
     if handles:
-        figure.legend(handles, labels, fontsize=6.5, loc="outside lower center", ncols=min(4, len(labels)))
+        columns = min(4, len(labels))
+        figure.legend(handles, labels, fontsize=6.5, loc="outside lower center", ncols=columns)
 
 
 def _label(axes: Axes, title: str, y: str) -> None:
