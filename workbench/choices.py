@@ -53,7 +53,8 @@ class Header:
     """The page's first line, ready to print."""
 
     model_label: str
-    weights_label: str
+    weights_label: str  # the whole description of every net
+    weights_short: str  # what has room in one line
     device_label: str
     backend_label: str
     is_random: bool
@@ -124,8 +125,20 @@ def weights_choices(model: str) -> tuple[WeightsChoice, ...]:
     return (*found, WeightsChoice("random", "Random, seed 0"))
 
 
+def weights_short(nets: list[WeightsInfo]) -> str:
+    """The nets of a view in one line: the only one's description, or scan and accuracy of each."""
+    if len(nets) == 1:
+        return nets[0].description
+    return ", ".join(
+        f"{scan_short(net.trained_scan)} {net.top1:.1f} %"
+        if net.trained_scan and net.top1 is not None
+        else net.name
+        for net in nets
+    )
+
+
 def _short_label(info: WeightsInfo, is_alone: bool = True) -> str:
-    """Data set or scan, and accuracy, for a narrow list; the header has the whole description."""
+    """Data set, or the scan where several nets are on the list, and accuracy."""
     of = info.description.partition(",")[0]
     if info.trained_scan and not is_alone:
         of = f"{scan_short(info.trained_scan)}'s"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -32,6 +33,7 @@ SUMMARIES = {
 }
 BAD_INPUT = 2  # the exit status of argparse, too
 INTERRUPTED = 130
+READER_LEFT = 141  # as a shell counts a program that SIGPIPE ended
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.command == "info":
             _info(args)
+            sys.stdout.flush()
         elif args.command == "training":
             _training(args)
         elif args.command == "runs":
@@ -59,6 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:
+        # `| head` has read enough; the interpreter's last flush must not complain either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return READER_LEFT
     return 0
 
 

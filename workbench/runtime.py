@@ -135,6 +135,7 @@ class Workbench:
         """Model, weights, device and backend of a view in words."""
         view = self.resolve(view)
         info = {which: self.weighted(view, which).weights_info for which in ("a", "b")}
+        nets = list({i.description: i for i in info.values()}.values())
         sentences = []
         if info["a"].is_random:
             sentences.append(
@@ -146,7 +147,8 @@ class Workbench:
             sentences.append(f"The scan runs on the reference: {self.backend_reason}.")
         return Header(
             model_label=f"EfficientVMamba-{choices.short_name(view.model)}",
-            weights_label="; ".join(dict.fromkeys(i.description for i in info.values())),
+            weights_label="; ".join(net.description for net in nets),
+            weights_short=choices.weights_short(nets),
             device_label=device_label(self.device),
             backend_label=BACKEND_LABELS[self.backend],
             is_random=info["a"].is_random,

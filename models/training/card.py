@@ -94,7 +94,7 @@ def build_card(
         "classes": run.get("class_names") or state["classes"],
         "class_folders": state["classes"],
         "sha256": facts["weights_sha256"],
-        "top1": round(top1, 2),
+        "top1": top1,  # not rounded: readers round once
         "accuracy": {
             size: {k: v for k, v in got.items() if k != "throughput"}
             for size, got in report["sizes"].items()

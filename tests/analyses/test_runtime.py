@@ -182,6 +182,7 @@ def test_each_scan_gets_the_weights_trained_with_it(fresh, shipped):
     header = fresh.describe(view)
     assert header.sentences == ()
     assert header.weights_label == "trained with es2d:step=2; trained with ss2d"
+    assert header.weights_short == "ES2D 50.0 %, Full scan 50.0 %"
     assert fresh.attribution(view).target_name == "thing 8"
     with pytest.raises(BadInputError, match="knows 10 classes"):
         fresh.resolve(replace(view, target=10))

@@ -396,6 +396,14 @@ def test_info_lists_what_can_be_chosen(capsys: pytest.CaptureFixture[str]) -> No
     assert "integrated_gradients" in said and "(steps=32, baseline=blur)" in said
 
 
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    command = [sys.executable, "-m", "workbench", "info"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as writer:
+        writer.stdout.close()
+        assert writer.stderr.read() == b""
+    assert writer.returncode == 141
+
+
 def test_help_does_not_load_torch() -> None:
     code = (
         "import sys; sys.modules['torch'] = None\n"

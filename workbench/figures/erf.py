@@ -74,7 +74,7 @@ def _radial(a: ErfResult, b: ErfResult) -> Json:
         }
         for key, r in (("a", a), ("b", b))
     ]
-    layout = curve_layout("distance, px", "mass within, %")
+    layout = curve_layout("within a distance, px", "mass, %")
     layout["yaxis"] |= {"range": [0, 102], "tickvals": [0, 50, 90]}
     layout["xaxis"] |= {"rangemode": "tozero", "ticksuffix": "", "hoverformat": ".0f"}
     return {"data": data, "layout": layout}

@@ -375,7 +375,11 @@ class Handlers:
                 "text": header.model_label.removeprefix("EfficientVMamba-"),
                 "title": header.model_label,
             },
-            {"text": header.weights_label, "tone": "warn" if header.is_random else None},
+            {
+                "text": header.weights_short,
+                "title": header.weights_label,
+                "tone": "warn" if header.is_random else None,
+            },
             {"text": f"{header.device_label} ({header.backend_label})"},
         ]
         story = self.wb.weights_story(view.model)
