@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -36,12 +37,15 @@ def free_port() -> int:
 
 
 def start_app(log: Path, *flags: str) -> tuple[subprocess.Popen[bytes], str]:
-    """`python app.py` in a process of its own, as a user starts it."""
+    """`python app.py` in a process of its own, as a user starts it; its kept runs lie beside
+    `log`, so that apps side by side do not list each other's."""
     port = free_port()
+    data_home = log.with_name("data-home")
     with log.open("wb") as out:
         process = subprocess.Popen(
             [sys.executable, "app.py", "--port", str(port), *flags],
             cwd=ROOT,
+            env=os.environ | {"XDG_DATA_HOME": str(data_home)},
             stdout=out,
             stderr=subprocess.STDOUT,
         )
