@@ -43,7 +43,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.command == "info":
             _info(args)
-            sys.stdout.flush()
         elif args.command == "training":
             _training(args)
         elif args.command == "runs":
@@ -56,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _kernels(args)
         else:
             _analyse(args)
+        sys.stdout.flush()
     except WorkbenchError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT

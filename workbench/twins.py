@@ -15,7 +15,6 @@ from typing import Any
 
 import models
 from models import evaluate
-from models.registry import shipped_path
 from models.training.errors import TrainingError
 from models.training.state import write_json
 from workbench.errors import BadInputError, WorkbenchError
@@ -25,7 +24,7 @@ from workbench.results import ErfResult, ProfileResult
 from workbench.runtime import Workbench
 from workbench.settings import Settings
 from workbench.view import View
-from workbench.weights_cards import card_of, training_words
+from workbench.weights_cards import card_of, card_path, training_words
 
 SCANS = ("es2d:step=2", "ss2d")
 SIZES = (160, 224)  # pixels
@@ -146,7 +145,7 @@ def write_into_cards(report: dict[str, Any]) -> list[Path]:
     }
     cards = []
     for name in shipped_twins(report["model"]).values():
-        card = shipped_path(name).with_suffix(".json")
+        card = card_path(name)
         write_json(card, card_of(name) | {"twins": report | {"rows": rows}})
         cards.append(card)
     return cards

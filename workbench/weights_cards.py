@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from models import available_weights
@@ -10,9 +11,14 @@ from models.registry import shipped_path
 from workbench.labels import scan_label
 
 
+def card_path(name: str) -> Path:
+    """The file of the card of weights that ship, by their name."""
+    return shipped_path(name).with_suffix(".json")
+
+
 def card_of(name: str) -> dict[str, Any]:
-    """The card of weights that ship, by their name."""
-    return json.loads(shipped_path(name).with_suffix(".json").read_text(encoding="utf-8"))
+    """The card itself."""
+    return json.loads(card_path(name).read_text(encoding="utf-8"))
 
 
 def story(model: str) -> str:
